@@ -1,0 +1,243 @@
+"""Typed settings: argument > environment > file > default.
+
+One dataclass per component. A setting ``section.key`` is read from the environment variable
+``HOLDFAST_SECTION__KEY`` and from the table ``[section]`` of ``$HOLDFAST_HOME/config.toml``. An unknown key is
+an error with a suggestion, never ignored. ``holdfast config`` prints each value with where it came from.
+
+``HOLDFAST_HOME`` (default ``~/.holdfast``) chooses the home folder: the block store, the registry, the token.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import secrets
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from holdfast.errors import Denied, InvalidInput, NotFound, disk_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "FetchSettings",
+    "MasterSettings",
+    "ServeSettings",
+    "Settings",
+    "StorageSettings",
+    "WorkerSettings",
+    "default_home",
+    "load_settings",
+    "read_token",
+    "token_for",
+]
+
+ENV_PREFIX = "HOLDFAST_"
+MIN_TOKEN_CHARS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageSettings:
+    """The block store of one home."""
+
+    profile: str = "unixfs-v1-2025"
+    """Chunking and layout of what is added; see ``holdfast.storage.PROFILES``."""
+    verify: bool = True
+    """Hash every block again when it is read from the local disk."""
+    segment_size_bytes: int = 1 << 30
+    """A segment file is closed once it is this large."""
+    index_map_size_bytes: int = 1 << 36
+    """Address space (not disk space) that the LMDB index may grow into."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchSettings:
+    """How missing blocks are fetched from other nodes."""
+
+    timeout_s: float = 30.0
+    """Deadline of one block request."""
+    concurrency: int = 16
+    """Requests in flight at most."""
+    providers: tuple[str, ...] = ()
+    """Gateways to ask besides the cluster's own nodes, as URLs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MasterSettings:
+    """``holdfast up``."""
+
+    host: str = "127.0.0.1"
+    port: int = 7400
+    num_cpus: int = 0
+    """CPUs of the master's own machine that jobs may use."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """``holdfast worker``."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    """Port of the node's block server; 0 takes a free one."""
+    num_cpus: int = 0
+    """CPUs that jobs may use; 0 means all of this machine's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeSettings:
+    """``holdfast serve``."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    max_body_bytes: int = 64 << 20
+    """A larger request is refused with 413."""
+    threads: int = 1
+    """ONNX Runtime threads per session."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that can be set, with where each value came from."""
+
+    home: Path
+    storage: StorageSettings = field(default_factory=StorageSettings)
+    fetch: FetchSettings = field(default_factory=FetchSettings)
+    master: MasterSettings = field(default_factory=MasterSettings)
+    worker: WorkerSettings = field(default_factory=WorkerSettings)
+    serve: ServeSettings = field(default_factory=ServeSettings)
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """``section.key`` -> ``argument``, ``environment``, the file's path, or ``default``."""
+
+
+_SECTIONS: dict[str, type] = {
+    "storage": StorageSettings,
+    "fetch": FetchSettings,
+    "master": MasterSettings,
+    "worker": WorkerSettings,
+    "serve": ServeSettings,
+}
+
+
+def default_home() -> Path:
+    """``$HOLDFAST_HOME``, or ``~/.holdfast``."""
+    return Path(os.environ.get("HOLDFAST_HOME") or "~/.holdfast").expanduser().absolute()
+
+
+def load_settings(home: str | Path | None = None, **arguments: Any) -> Settings:
+    """Settings of one home.
+
+    Args:
+        home: The home folder; default :func:`default_home`. It need not exist.
+        arguments: ``section__key=value``; ``None`` means "not given".
+
+    Raises:
+        InvalidInput: An unknown key, or a value of the wrong type.
+    """
+    root = Path(home).expanduser().absolute() if home is not None else default_home()
+    known = {f"{section}.{f.name}" for section, cls in _SECTIONS.items() for f in fields(cls)}
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(known, "default")
+    for origin, layer in (
+        (str(root / "config.toml"), _from_file(root / "config.toml")),
+        ("environment", _from_environment()),
+        ("argument", {k.replace("__", ".", 1): v for k, v in arguments.items() if v is not None}),
+    ):
+        for key, value in layer.items():
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
+                raise InvalidInput(f"unknown setting {key!r} ({origin}){hint}")
+            values[key] = value
+            origins[key] = origin
+    sections = {}
+    for section, cls in _SECTIONS.items():
+        hints = get_type_hints(cls)
+        sections[section] = cls(
+            **{
+                f.name: _typed(f"{section}.{f.name}", hints[f.name], values[f"{section}.{f.name}"])
+                for f in fields(cls)
+                if f"{section}.{f.name}" in values
+            }
+        )
+    return Settings(home=root, origins=origins, **sections)
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidInput(f"{path} is not valid TOML: {error}") from error
+    flat: dict[str, Any] = {}
+    for section, table in tables.items():
+        if not isinstance(table, dict):
+            raise InvalidInput(f"{path}: {section!r} stands outside a table such as [storage]")
+        flat |= {f"{section}.{key}": value for key, value in table.items()}
+    return flat
+
+
+def _from_environment() -> dict[str, str]:
+    return {
+        name[len(ENV_PREFIX) :].lower().replace("__", ".", 1): value
+        for name, value in os.environ.items()
+        if name.startswith(ENV_PREFIX) and "__" in name
+    }
+
+
+def _typed(key: str, wanted: Any, value: Any) -> Any:
+    try:
+        if wanted is bool:
+            if isinstance(value, bool):
+                return value
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
+        if wanted is int and not isinstance(value, (bool, float)):
+            return int(value)
+        if wanted is float and not isinstance(value, bool):
+            return float(value)
+        if wanted is str and isinstance(value, str):
+            return value
+        if wanted == tuple[str, ...]:
+            return tuple(v for v in (value.split(",") if isinstance(value, str) else value) if v)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        pass
+    raise InvalidInput(f"setting {key!r} must be a {getattr(wanted, '__name__', wanted)}, not {value!r}")
+
+
+def token_for(home: Path) -> str:
+    """The token of a home, made at first use in ``<home>/token`` with file mode 0600."""
+    path = home / "token"
+    with disk_errors(home):
+        home.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return read_token(path)
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            token = secrets.token_hex(32)
+            file.write(token)
+    return token
+
+
+def read_token(path: Path) -> str:
+    """The token in a file that only its owner may read.
+
+    Raises:
+        NotFound: No such file.
+        Denied: Group or others may read it, or it is too short to be a secret.
+    """
+    try:
+        mode = path.stat().st_mode & 0o077
+        token = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no token file {path}") from error
+    if mode:
+        raise Denied(f"the token file {path} can be read by others: chmod 600 {path}")
+    if len(token) < MIN_TOKEN_CHARS:
+        raise Denied(f"the token in {path} is shorter than {MIN_TOKEN_CHARS} characters")
+    return token

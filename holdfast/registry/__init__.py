@@ -1,0 +1,53 @@
+"""Names, versions and lineage.
+
+:class:`ModelRegistry` gives models by name; every record (run, model, conversion, index) is DAG-CBOR and links what it was made
+from, so :func:`verify` can walk from a model down to the rows and the code, and hash all of it again.
+"""
+
+from __future__ import annotations
+
+from holdfast.registry.code import bundle_code, load_code
+from holdfast.registry.database import Database
+from holdfast.registry.lineage import LineageNode, verify
+from holdfast.registry.model_registry import ModelRegistry
+from holdfast.registry.names import NameEntry, Names, Reference, SqliteNames
+from holdfast.registry.opening import open_database, open_registry
+from holdfast.registry.records import (
+    CodeRecord,
+    ConversionRecord,
+    EnvironmentRecord,
+    IndexRecord,
+    ModelRecord,
+    RunRecord,
+    load_record,
+)
+from holdfast.registry.run_table import RunSpec, RunState, RunStatus, RunTable
+from holdfast.registry.weights import load_weights, weights_to_bytes
+
+__all__ = [
+    "CodeRecord",
+    "ConversionRecord",
+    "Database",
+    "EnvironmentRecord",
+    "IndexRecord",
+    "LineageNode",
+    "ModelRecord",
+    "ModelRegistry",
+    "NameEntry",
+    "Names",
+    "Reference",
+    "RunRecord",
+    "RunSpec",
+    "RunState",
+    "RunStatus",
+    "RunTable",
+    "SqliteNames",
+    "bundle_code",
+    "load_code",
+    "load_record",
+    "load_weights",
+    "open_database",
+    "open_registry",
+    "verify",
+    "weights_to_bytes",
+]

@@ -1,0 +1,151 @@
+"""What a model is made of, checked: every record and every block below it is hashed again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from holdfast.errors import Corrupt, HoldfastError
+from holdfast.storage.cid import DAG_CBOR, Cid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from holdfast.storage.content import ContentStore
+
+__all__ = ["LineageNode", "verify"]
+
+_STANDALONE = {"dataset"}
+"""Kinds whose links (shards) are parts, not ancestors: checked with them, and not listed one by one."""
+MAX_DEPTH = 64
+
+
+@dataclass(slots=True)
+class LineageNode:
+    """One thing in the tree: a record, a file or a directory, and whether everything in it is what its CID says."""
+
+    role: str
+    """What it is to its parent: ``weights``, ``run``, ``data``, ..."""
+    kind: str
+    cid: Cid
+    blocks: int = 0
+    size_bytes: int = 0
+    error: str | None = None
+    detail: str = ""
+    children: list[LineageNode] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether this and everything below it was read and matched."""
+        return self.error is None and all(child.ok for child in self.children)
+
+    def flat(self) -> Iterator[LineageNode]:
+        """This node and all below it, parents first."""
+        yield self
+        for child in self.children:
+            yield from child.flat()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, nested."""
+        return {
+            "role": self.role,
+            "kind": self.kind,
+            "cid": str(self.cid),
+            "ok": self.ok,
+            "blocks": self.blocks,
+            "size_bytes": self.size_bytes,
+            "error": self.error,
+            "detail": self.detail,
+            "children": [child.to_json() for child in self.children],
+        }
+
+    def render(self) -> str:
+        """The tree as text, one line a node."""
+        return "\n".join(self._lines("", ""))
+
+    def _lines(self, first: str, rest: str) -> Iterator[str]:
+        mark = "ok " if self.error is None else "BAD"
+        size = f"{self.blocks} block{'s' * (self.blocks != 1)}, {self.size_bytes:,} B"
+        label = self.role if self.role == self.kind else f"{self.role} ({self.kind})"
+        yield f"{first}{mark} {label}  {self.cid}  {self.error or ', '.join(filter(None, (size, self.detail)))}"
+        for index, child in enumerate(self.children):
+            last = index == len(self.children) - 1
+            yield from child._lines(rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
+
+
+def verify(store: ContentStore, cid: Cid) -> LineageNode:
+    """The lineage below ``cid``, with every block read and hashed.
+
+    It never stops at the first error: what is missing or wrong is noted in its node (``error``), and ``ok`` of
+    the root tells about everything. Beyond hashes, it checks that the records agree with each other: a model's weights
+    must be what its run made, and a run's data must be a dataset.
+    """
+    return _verify(store, cid, "", {}, 0)
+
+
+def _verify(store: ContentStore, cid: Cid, role: str, seen: dict[Cid, str], depth: int) -> LineageNode:
+    node = LineageNode(role=role or "root", kind="", cid=cid)
+    if depth > MAX_DEPTH:
+        node.error = f"the lineage is deeper than {MAX_DEPTH}"
+        return node
+    if cid in seen:
+        node.kind, node.detail = seen[cid], "see above"
+        return node
+    try:
+        record = store.get_record(cid) if cid.codec == DAG_CBOR else None
+        kind = record.get("kind") if isinstance(record, dict) else None
+        node.kind = seen[cid] = str(kind) if kind else store.stat(cid).kind
+        node.role = role or node.kind
+        if isinstance(record, dict) and kind and kind not in _STANDALONE:
+            data = store.blocks.get(cid)
+            cid.check(data, source="the store")
+            node.blocks, node.size_bytes = 1, len(data)
+            node.detail = _detail(record)
+            for name, link in _links(record):
+                node.children.append(_verify(store, link, name, seen, depth + 1))
+            _check_agreement(store, record)
+        else:
+            for part, data in store.walk(cid):
+                part.check(data, source="the store")
+                node.blocks += 1
+                node.size_bytes += len(data)
+            if isinstance(record, dict):
+                node.detail = _detail(record)
+    except HoldfastError as error:
+        node.kind = node.kind or "unknown"
+        node.error = str(error)
+    return node
+
+
+def _links(record: dict[str, Any]) -> Iterator[tuple[str, Cid]]:
+    for name, value in record.items():
+        if isinstance(value, Cid):
+            yield name, value
+        elif isinstance(value, dict):
+            yield from ((f"{name}.{key}", link) for key, link in _links(value))
+
+
+def _detail(record: dict[str, Any]) -> str:
+    kind = record["kind"]
+    if kind == "dataset":
+        return ", ".join(f"{split} {sum(s['rows'] for s in shards)} rows" for split, shards in record["splits"].items())
+    if kind == "code":
+        return str(record["entry"])
+    if kind == "environment":
+        return f"Python {record['python']}, torch {record['packages'].get('torch', 'none')}"
+    if kind == "run":
+        return f"{record['workers']} workers, seed {record['seed']}"
+    if kind == "conversion":
+        return f"max difference {record['comparison'].get('max_difference')}"
+    if kind == "index":
+        return f"{record['rows']} vectors of {record['dim']}, {record['factory']}"
+    return ""
+
+
+def _check_agreement(store: ContentStore, record: dict[str, Any]) -> None:
+    if record["kind"] == "model" and record["run"] is not None:
+        made = store.get_record(record["run"]).get("outputs", {})
+        if made.get("weights") != record["weights"]:
+            raise Corrupt(f"the model's weights are not those that its run made ({made.get('weights')})")
+    if record["kind"] == "run" and store.get_record(record["data"]).get("kind") != "dataset":
+        raise Corrupt(f"the run's data {record['data']} is not a dataset")

@@ -1,0 +1,271 @@
+"""Names for CIDs: the only mutable thing. Versions never change, aliases move by compare-and-swap.
+
+Each change is also a commit record in the block store that links the one before it, so the history of every name can be
+checked like everything else.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from holdfast.errors import Conflict, InvalidInput, NotFound
+from holdfast.storage.cid import Cid
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from holdfast.registry.database import Database
+    from holdfast.storage.content import ContentStore
+
+__all__ = ["NameEntry", "Names", "Reference", "SqliteNames"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})\.(\d{1,9})(?:-([0-9A-Za-z.-]{1,64}))?")
+UNCHECKED = "*"
+"""``expected`` of :meth:`Names.set_alias`: move the alias wherever it points now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameEntry:
+    """One version of one name."""
+
+    kind: str
+    name: str
+    version: str
+    cid: Cid
+    aliases: tuple[str, ...] = ()
+    created: float = 0.0
+    """Seconds since 1970."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; :meth:`from_json` reads them."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "version": self.version,
+            "cid": str(self.cid),
+            "aliases": list(self.aliases),
+            "created": self.created,
+        }
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any]) -> NameEntry:
+        """The entry that :meth:`to_json` wrote."""
+        return cls(**{**body, "cid": Cid.parse(body["cid"]), "aliases": tuple(body["aliases"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What people write for a version: ``name`` (the newest), ``name:1.0.0`` or ``name@alias``."""
+
+    name: str
+    version: str | None = None
+    alias: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """The reference in ``text``.
+
+        Raises:
+            InvalidInput: It is not one.
+        """
+        name, colon, version = text.partition(":")
+        if not colon:
+            name, _, alias = text.partition("@")
+            if "@" in text:
+                return cls(_checked_name(name), alias=_checked_name(alias))
+            return cls(_checked_name(name))
+        return cls(_checked_name(name), version=_checked_version(version))
+
+    def __str__(self) -> str:
+        return self.name + (f":{self.version}" if self.version else f"@{self.alias}" if self.alias else "")
+
+
+class Names(Protocol):
+    """Where names are kept: a home's own table, or a master's over HTTP."""
+
+    def register(self, kind: str, name: str, version: str | None, cid: Cid) -> NameEntry:
+        """Give ``cid`` a version of a name; doing it twice is fine.
+
+        Args:
+            kind: ``dataset``, ``model``, ``index`` or ``conversion``.
+            name: Letters, digits, dots, dashes and underscores.
+            version: Like ``1.0.0``; None takes the next minor one.
+            cid: What it names.
+
+        Raises:
+            Conflict: The version names something else already; versions never change.
+        """
+        ...
+
+    def resolve(self, kind: str, ref: str) -> NameEntry:
+        """The version that a reference means now.
+
+        Raises:
+            NotFound: No such name, version or alias.
+        """
+        ...
+
+    def set_alias(
+        self, kind: str, name: str, alias: str, version: str, *, expected: str | None = UNCHECKED
+    ) -> NameEntry:
+        """Point an alias at a version.
+
+        Args:
+            kind: As in :meth:`register`.
+            name: Whose alias.
+            alias: Such as ``champion``.
+            version: Where it shall point.
+            expected: Where it must point now; None if it must not exist.
+
+        Raises:
+            Conflict: It points somewhere else than ``expected``.
+            NotFound: No such version.
+        """
+        ...
+
+    def entries(self, kind: str | None = None) -> list[NameEntry]:
+        """All versions of all names, newest last within a name."""
+        ...
+
+
+def _checked_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(
+            f"{name!r} is not a name: letters, digits, '.', '_' and '-', starting with a letter or digit"
+        )
+    return name
+
+
+def _checked_version(version: str) -> str:
+    if not _VERSION.fullmatch(version):
+        raise InvalidInput(f"{version!r} is not a version: three numbers such as 1.0.0, or 1.0.0-rc.1")
+    return version
+
+
+def _version_order(version: str) -> tuple[Any, ...]:
+    """Sort key of semantic versions: a pre-release comes before its release (semver.org, item 11)."""
+    match = _VERSION.fullmatch(version)
+    if match is None:
+        return (0, 0, 0, 0, ())
+    *numbers, pre = match.groups()
+    parts = tuple((0, int(p), "") if p.isdigit() else (1, 0, p) for p in (pre or "").split(".") if p)
+    return (*map(int, numbers), 0 if pre else 1, parts)
+
+
+class SqliteNames:
+    """The names of one home."""
+
+    def __init__(self, database: Database, store: ContentStore) -> None:
+        self._database = database
+        self._store = store
+
+    def register(self, kind: str, name: str, version: str | None, cid: Cid) -> NameEntry:
+        """Give ``cid`` a version of a name; see :class:`Names`."""
+        _checked_name(name)
+        if version is not None:
+            _checked_version(version)
+        with self._database.writing() as sql:
+            taken = {
+                row["version"]: row["cid"]
+                for row in sql.execute("SELECT version, cid FROM versions WHERE kind = ? AND name = ?", (kind, name))
+            }
+            if version is None:
+                if str(cid) in taken.values():
+                    version = next(v for v, c in taken.items() if c == str(cid))
+                else:
+                    newest = max(taken, key=_version_order, default=None)
+                    major, minor = _version_order(newest)[:2] if newest else (1, -1)
+                    version = f"{major}.{minor + 1}.0"
+            if taken.get(version, str(cid)) != str(cid):
+                raise Conflict(
+                    f"{kind} {name}:{version} is {taken[version]} already, and a version never changes; "
+                    "register the new one under another version"
+                )
+            if version not in taken:
+                change = {"op": "register", "kind": kind, "name": name, "version": version, "cid": cid}
+                now = self._commit(sql, change)
+                sql.execute("INSERT INTO versions VALUES (?, ?, ?, ?, ?)", (kind, name, version, str(cid), now))
+        return self.resolve(kind, f"{name}:{version}")
+
+    def set_alias(
+        self, kind: str, name: str, alias: str, version: str, *, expected: str | None = UNCHECKED
+    ) -> NameEntry:
+        """Point an alias at a version; see :class:`Names`."""
+        _checked_name(alias)
+        self.resolve(kind, f"{name}:{version}")
+        with self._database.writing() as sql:
+            row = sql.execute(
+                "SELECT version FROM aliases WHERE kind = ? AND name = ? AND alias = ?", (kind, name, alias)
+            ).fetchone()
+            current = row["version"] if row else None
+            if expected not in (UNCHECKED, current):
+                raise Conflict(
+                    f"{kind} {name}@{alias} points to {current or 'nothing'}, not to {expected or 'nothing'}: "
+                    "somebody moved it; look again before you move it"
+                )
+            if current != version:
+                change = {"op": "alias", "kind": kind, "name": name, "alias": alias, "version": version}
+                self._commit(sql, change | {"was": current})
+                sql.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?, ?, ?)", (kind, name, alias, version))
+        return self.resolve(kind, f"{name}:{version}")
+
+    def resolve(self, kind: str, ref: str) -> NameEntry:
+        """The version that a reference means now; see :class:`Names`."""
+        wanted = Reference.parse(ref)
+        entries = [entry for entry in self.entries(kind) if entry.name == wanted.name]
+        if not entries:
+            raise NotFound(f"there is no {kind} named {wanted.name!r}")
+        if wanted.version is not None:
+            entries = [entry for entry in entries if entry.version == wanted.version]
+        elif wanted.alias is not None:
+            entries = [entry for entry in entries if wanted.alias in entry.aliases]
+        if not entries:
+            known = [f":{e.version}" for e in self.entries(kind) if e.name == wanted.name]
+            raise NotFound(f"there is no {kind} {wanted}; {wanted.name} has {', '.join(known)}")
+        return entries[-1]
+
+    def entries(self, kind: str | None = None) -> list[NameEntry]:
+        """All versions of all names, newest last within a name."""
+        aliases: dict[tuple[str, str, str], list[str]] = {}
+        for row in self._database.rows("SELECT * FROM aliases ORDER BY alias"):
+            aliases.setdefault((row["kind"], row["name"], row["version"]), []).append(row["alias"])
+        found = [
+            NameEntry(
+                kind=row["kind"],
+                name=row["name"],
+                version=row["version"],
+                cid=Cid.parse(row["cid"]),
+                aliases=tuple(aliases.get((row["kind"], row["name"], row["version"]), ())),
+                created=row["created"],
+            )
+            for row in self._database.rows("SELECT * FROM versions WHERE ? IN ('', kind)", (kind or "",))
+        ]
+        return sorted(found, key=lambda e: (e.kind, e.name, _version_order(e.version)))
+
+    def history(self) -> list[dict[str, Any]]:
+        """Every change, newest first, read by following the links of the commit records."""
+        head = self._database.rows("SELECT cid FROM commits ORDER BY seq DESC LIMIT 1")
+        cid = Cid.parse(head[0]["cid"]) if head else None
+        out = []
+        while cid is not None:
+            record = self._store.get_record(cid)
+            out.append(record)
+            cid = record["previous"]
+        return out
+
+    def _commit(self, sql: sqlite3.Connection, change: dict[str, Any]) -> float:
+        """Record a change behind the newest one, inside the caller's transaction; returns its time."""
+        row = sql.execute("SELECT cid FROM commits ORDER BY seq DESC LIMIT 1").fetchone()
+        now = time.time()
+        record = {
+            "kind": "commit",
+            "previous": Cid.parse(row["cid"]) if row else None,
+            "time_ms": int(now * 1000),
+            "change": change,
+        }
+        sql.execute("INSERT INTO commits (cid) VALUES (?)", (str(self._store.put_record(record)),))
+        return now

@@ -1,0 +1,182 @@
+"""The records that lineage is made of: code, environment, run, model, conversion, index.
+
+Each is a frozen dataclass with ``to_record()`` (what is hashed) and ``from_record()``. Links are Cids. Nothing in them depends on
+a clock or a machine's name, so the same work gives the same CID.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from holdfast.errors import Corrupt, InvalidInput
+from holdfast.storage.cid import Cid
+
+if TYPE_CHECKING:
+    from holdfast.storage.content import ContentStore
+
+__all__ = [
+    "CodeRecord",
+    "ConversionRecord",
+    "EnvironmentRecord",
+    "IndexRecord",
+    "ModelRecord",
+    "Record",
+    "RunRecord",
+    "load_record",
+]
+
+R = TypeVar("R", bound="Record")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """The base of all records."""
+
+    kind: ClassVar[str]
+
+    def to_record(self) -> dict[str, Any]:
+        """Plain values and Cids, ready for :meth:`ContentStore.put_record`."""
+        body = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {"kind": self.kind} | {k: dict(v) if isinstance(v, Mapping) else v for k, v in body.items()}
+
+    @classmethod
+    def from_record(cls: type[R], value: Any, cid: Cid) -> R:
+        """The record in ``value``, which was read from ``cid``.
+
+        Raises:
+            InvalidInput: It is a record of another kind.
+            Corrupt: A field is missing or unknown.
+        """
+        kind = value.get("kind") if isinstance(value, dict) else None
+        if kind != cls.kind:
+            raise InvalidInput(f"{cid} is not a {cls.kind} but {f'a {kind}' if kind else 'another record'}")
+        body = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k != "kind"}
+        try:
+            return cls(**body)
+        except TypeError as error:
+            raise Corrupt(f"the {cls.kind} record {cid} has other fields than it must: {error}") from error
+
+    def store(self, store: ContentStore) -> Cid:
+        """Store the record; gives its CID."""
+        return store.put_record(self.to_record())
+
+
+def load_record(store: ContentStore, cid: Cid, kind: type[R]) -> R:
+    """The record of a CID, which must be of ``kind``."""
+    return kind.from_record(store.get_record(cid), cid)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeRecord(Record):
+    """Source files, and what in them to call."""
+
+    kind: ClassVar[str] = "code"
+    files: Cid
+    """A UnixFS directory."""
+    entry: str
+    """``package.module:function`` or ``package.module:Class``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentRecord(Record):
+    """What the code ran on, as far as it can change the result."""
+
+    kind: ClassVar[str] = "environment"
+    python: str
+    system: str
+    machine: str
+    packages: Mapping[str, str]
+
+    @classmethod
+    def of_this_process(cls, packages: tuple[str, ...] = ("holdfast", "numpy", "pyarrow", "torch")) -> EnvironmentRecord:
+        """This interpreter and the installed versions of ``packages``."""
+        return cls(
+            python=platform.python_version(),
+            system=platform.system(),
+            machine=platform.machine(),
+            packages={name: metadata.version(name) for name in packages},
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord(Record):
+    """One finished training run: enough to run it again and compare CIDs."""
+
+    kind: ClassVar[str] = "run"
+    code: Cid
+    data: Cid
+    environment: Cid
+    config: Mapping[str, Any]
+    seed: int
+    workers: int
+    threads_per_worker: int
+    metrics: Mapping[str, Any]
+    """Of the last report."""
+    history: tuple[Mapping[str, Any], ...]
+    """Every report, in order."""
+    outputs: Mapping[str, Cid]
+    """What it made: ``weights``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRecord(Record):
+    """Weights, the class they belong to, and the run that made them."""
+
+    kind: ClassVar[str] = "model"
+    framework: str
+    code: Cid
+    """The code record of the model's class."""
+    config: Mapping[str, Any]
+    """Keyword arguments of the class."""
+    weights: Cid
+    """A safetensors file."""
+    run: Cid | None = None
+    parent: Cid | None = None
+    input_shape: tuple[int, ...] = ()
+    """Of one sample, without the batch dimension."""
+    input_column: str = ""
+    """The column of the training data that the model takes."""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversionRecord(Record):
+    """A model in another format, with the measured difference to the original."""
+
+    kind: ClassVar[str] = "conversion"
+    model: Cid
+    onnx: Cid
+    """An ONNX file."""
+    opset: int
+    data: Cid
+    """The dataset whose rows both were run on."""
+    split: str
+    comparison: Mapping[str, Any]
+    """``max_difference``, ``atol``, ``rtol``, ``samples``, ``top1_agreement``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexRecord(Record):
+    """A vector index: which rows, embedded by which model."""
+
+    kind: ClassVar[str] = "index"
+    corpus: Cid
+    """The dataset whose rows were embedded."""
+    splits: tuple[str, ...]
+    """In this order; a row's id is its position in it."""
+    model: Cid
+    conversion: Cid
+    """The ONNX form that made the vectors."""
+    output: str
+    """The output of the model that is the vector."""
+    metric: str
+    factory: str
+    dim: int
+    rows: int
+    index: Cid
+    """A FAISS file."""

@@ -1,0 +1,129 @@
+"""The contract of everything that holds blocks, and the wrapper that verifies what is read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from holdfast.storage.cid import Buffer, Cid
+
+__all__ = ["MAX_BLOCK_BYTES", "BlockStore", "SupportsPrefetch", "SupportsView", "VerifyingStore"]
+
+MAX_BLOCK_BYTES = 2 << 20
+"""The largest block that IPFS implementations exchange."""
+
+
+class BlockStore(Protocol):
+    """Blocks by the multihash of their CID.
+
+    Two CIDs that differ in version or codec only name the same block. Implementations are safe to use
+    from several threads.
+    """
+
+    def get(self, cid: Cid) -> Buffer:
+        """The block's bytes.
+
+        Raises:
+            NotFound: The store does not have it.
+        """
+        ...
+
+    def has(self, cid: Cid) -> bool:
+        """Whether the block is here, without reading it."""
+        ...
+
+    def put_many(self, blocks: Iterable[tuple[Cid, Buffer]]) -> int:
+        """Store blocks; when it returns they are all durable, if it raises none is visible.
+
+        The buffers are not kept. The caller vouches for the CIDs.
+
+        Returns:
+            How many bytes were new.
+
+        Raises:
+            InvalidInput: A block is larger than :data:`MAX_BLOCK_BYTES`.
+            Unavailable: The disk is full.
+        """
+        ...
+
+    def multihashes(self) -> Iterator[bytes]:
+        """The multihash of every block, in the order of their bytes."""
+        ...
+
+    def close(self) -> None:
+        """Release files and threads; buffers handed out stay valid."""
+        ...
+
+
+@runtime_checkable
+class SupportsView(Protocol):
+    """A store that can hand out several blocks as one piece of memory."""
+
+    def view(self, cids: Sequence[Cid]) -> memoryview | None:
+        """The blocks joined in this order, with no copy, or None where they do not lie back to back."""
+        ...
+
+
+@runtime_checkable
+class SupportsPrefetch(Protocol):
+    """A store that can bring many blocks near at once."""
+
+    def prefetch(self, cids: Iterable[Cid]) -> None:
+        """Fetch those of the blocks that are not here yet, several at a time.
+
+        Raises:
+            NotFound: No provider has one of them.
+            Unavailable: A provider that might have it does not answer.
+        """
+        ...
+
+
+class VerifyingStore:
+    """Hashes what the inner store returns: a wrong byte on the disk is an error, never an answer."""
+
+    def __init__(self, inner: BlockStore, *, source: str) -> None:
+        self._inner = inner
+        self._source = source
+
+    def get(self, cid: Cid) -> Buffer:
+        """The block's bytes, hashed just now.
+
+        Raises:
+            NotFound: The inner store does not have it.
+            Corrupt: The bytes do not hash to ``cid``.
+        """
+        data = self._inner.get(cid)
+        cid.check(data, source=self._source)
+        return data
+
+    def view(self, cids: Sequence[Cid]) -> memoryview | None:
+        """The blocks as one piece of memory, each hashed just now."""
+        if not isinstance(self._inner, SupportsView):
+            return None
+        joined = self._inner.view(cids)
+        if joined is None:
+            return None
+        at = 0
+        for cid in cids:
+            size = memoryview(self._inner.get(cid)).nbytes
+            cid.check(joined[at : at + size], source=self._source)
+            at += size
+        return joined
+
+    def has(self, cid: Cid) -> bool:
+        """Whether the block is here."""
+        return self._inner.has(cid)
+
+    def put_many(self, blocks: Iterable[tuple[Cid, Buffer]]) -> int:
+        """Store blocks in the inner store."""
+        return self._inner.put_many(blocks)
+
+    def multihashes(self) -> Iterator[bytes]:
+        """The multihash of every block."""
+        return self._inner.multihashes()
+
+    def close(self) -> None:
+        """Close the inner store."""
+        self._inner.close()

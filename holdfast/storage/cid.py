@@ -1,0 +1,210 @@
+"""Content identifiers (CIDs): the only names that holdfast trusts.
+
+A CID is the hash of some bytes together with how to read them. Source: the CID specification
+(https://github.com/multiformats/cid) and the multihash and multicodec tables.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from typing import TypeAlias
+
+import libipld
+
+from holdfast.errors import Corrupt, InvalidInput, Unsupported
+
+__all__ = ["CODECS", "DAG_CBOR", "DAG_PB", "RAW", "Buffer", "Cid", "read_varint", "write_varint"]
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+"""Bytes that are read and never kept."""
+
+RAW = 0x55
+DAG_PB = 0x70
+DAG_CBOR = 0x71
+CODECS: dict[int, str] = {RAW: "raw", DAG_PB: "dag-pb", DAG_CBOR: "dag-cbor", 0x0129: "dag-json"}
+"""Multicodec numbers of the codecs that holdfast stores, with their names."""
+
+SHA2_256 = 0x12
+IDENTITY = 0x00
+MAX_IDENTITY_BYTES = 128
+_V0_PREFIX = b"\x12\x20"
+_V1_PREFIXES = {bytes((1, codec)) + _V0_PREFIX: codec for codec in (RAW, DAG_PB, DAG_CBOR)}
+
+
+def write_varint(number: int) -> bytes:
+    """``number`` as an unsigned LEB128 varint."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def read_varint(data: Buffer, at: int) -> tuple[int, int]:
+    """The unsigned varint at offset ``at``, and the offset behind it.
+
+    Raises:
+        Corrupt: Cut off, longer than 9 bytes, or not minimal.
+    """
+    number = shift = 0
+    view = memoryview(data)
+    for position in range(at, min(at + 9, len(view))):
+        byte = view[position]
+        number |= (byte & 0x7F) << shift
+        if not byte & 0x80:
+            if byte == 0 and shift:
+                raise Corrupt(f"the varint at byte {at} is not minimal")
+            return number, position + 1
+        shift += 7
+    raise Corrupt(f"the varint at byte {at} is cut off or too long")
+
+
+@functools.total_ordering
+class Cid:
+    """One content identifier: immutable, hashable, ordered by its bytes.
+
+    Make one with :meth:`parse` (text, bytes or another Cid) or :meth:`of` (hash some bytes).
+
+    >>> Cid.of(b"")
+    Cid('bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku')
+    """
+
+    __slots__ = ("raw",)
+
+    raw: bytes
+    """The binary form, as links carry it."""
+
+    def __init__(self, raw: bytes) -> None:
+        if raw[:4] not in _V1_PREFIXES or len(raw) != 36:
+            _check(raw)
+        object.__setattr__(self, "raw", raw)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("a Cid can't be changed")
+
+    @classmethod
+    def parse(cls, value: Cid | str | Buffer) -> Cid:
+        """The Cid that ``value`` stands for; ``Cid.parse(str(c)) == c``.
+
+        Args:
+            value: A Cid, its bytes, or its text in any multibase or as CIDv0, with or without
+                ``ipfs://`` or ``/ipfs/`` in front.
+
+        Raises:
+            InvalidInput: It is none of these; the message says what is wrong.
+        """
+        if isinstance(value, Cid):
+            return value
+        if isinstance(value, str):
+            text = value.strip()
+            for prefix in ("ipfs://", "/ipfs/"):
+                text = text.removeprefix(prefix)
+            text = text.rstrip("/")
+            if not text:
+                raise InvalidInput(f"{value!r} is not a CID: it is empty")
+            v0 = len(text) == 46 and text.startswith("Qm")
+            try:
+                raw = libipld.decode_multibase("z" + text if v0 else text)[1]
+            except Exception as error:
+                raise InvalidInput(f"{value!r} is not a CID: {error}") from error
+            if raw[:1] == b"\x12" and not v0:
+                raise InvalidInput(f"{value!r} is not a CID: version 0 is written in base58 without a prefix")
+            return cls(raw)
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            return cls(bytes(value))
+        raise InvalidInput(f"a CID is text or bytes, not {type(value).__name__}: {str(value)[:80]!r}")
+
+    @classmethod
+    def of(cls, data: Buffer, codec: int = RAW, *, version: int = 1) -> Cid:
+        """The sha2-256 CID of ``data``."""
+        digest = hashlib.sha256(data).digest()
+        if version == 0:
+            return cls(_V0_PREFIX + digest)
+        return cls(b"\x01" + write_varint(codec) + _V0_PREFIX + digest)
+
+    @property
+    def version(self) -> int:
+        """0 or 1."""
+        return 0 if self.raw[:2] == _V0_PREFIX and len(self.raw) == 34 else 1
+
+    @property
+    def codec(self) -> int:
+        """Multicodec number of the block's format, such as :data:`DAG_PB`."""
+        known = _V1_PREFIXES.get(self.raw[:4])
+        if known is not None:
+            return known
+        return DAG_PB if self.version == 0 else read_varint(self.raw, 1)[0]
+
+    @property
+    def multihash(self) -> bytes:
+        """Hash function, digest length and digest: what the block store is keyed by."""
+        if self.raw[:4] in _V1_PREFIXES:
+            return self.raw[2:]
+        return self.raw if self.version == 0 else self.raw[read_varint(self.raw, 1)[1] :]
+
+    def matches(self, data: Buffer) -> bool:
+        """Whether ``data`` is what this CID names.
+
+        Raises:
+            Unsupported: The hash function is not one that holdfast computes.
+        """
+        function, at = read_varint(self.multihash, 0)
+        _, at = read_varint(self.multihash, at)
+        digest = self.multihash[at:]
+        if function == SHA2_256:
+            return hashlib.sha256(data).digest() == digest
+        if function == IDENTITY:
+            return bytes(data) == digest
+        raise Unsupported(f"{self} uses hash function 0x{function:x}; holdfast checks sha2-256 (0x12)")
+
+    def check(self, data: Buffer, *, source: str) -> None:
+        """Return if ``data`` is what this CID names.
+
+        Raises:
+            Corrupt: It is not; the message names ``source``.
+        """
+        if not self.matches(data):
+            raise Corrupt(f"{source} gave {memoryview(data).nbytes} bytes for {self} that do not hash to it")
+
+    def __str__(self) -> str:
+        return str(libipld.encode_cid(self.raw)) if self.version else libipld.encode_multibase("z", self.raw)[1:]
+
+    def __repr__(self) -> str:
+        return f"Cid('{self}')"
+
+    def __hash__(self) -> int:
+        return hash(self.raw)
+
+    def __eq__(self, other: object) -> bool:
+        return self.raw == other.raw if isinstance(other, Cid) else NotImplemented
+
+    def __lt__(self, other: Cid) -> bool:
+        return self.raw < other.raw if isinstance(other, Cid) else NotImplemented
+
+    def __reduce__(self) -> tuple[type[Cid], tuple[bytes]]:
+        return Cid, (self.raw,)
+
+
+def _check(raw: bytes) -> None:
+    """Raise InvalidInput unless ``raw`` is one whole, well-formed CID."""
+    try:
+        if raw[:2] == _V0_PREFIX:
+            if len(raw) != 34:
+                raise Corrupt(f"version 0 has 34 bytes, not {len(raw)}")
+            return
+        version, at = read_varint(raw, 0)
+        if version != 1:
+            raise Corrupt(f"version {version} does not exist")
+        _, at = read_varint(raw, at)
+        function, at = read_varint(raw, at)
+        size, at = read_varint(raw, at)
+    except Corrupt as error:
+        raise InvalidInput(f"{raw[:40].hex()!r} is not a CID: {error}") from error
+    if len(raw) - at != size:
+        raise InvalidInput(f"{raw[:40].hex()!r} is not a CID: the digest has {len(raw) - at} bytes, not {size}")
+    if function == IDENTITY and size > MAX_IDENTITY_BYTES:
+        raise InvalidInput(f"an identity CID of {size} bytes is refused: at most {MAX_IDENTITY_BYTES}")
+    if function == SHA2_256 and size != 32:
+        raise InvalidInput(f"a sha2-256 digest has 32 bytes, not {size}")

@@ -1,0 +1,372 @@
+"""UnixFS: files and directories as blocks, and back.
+
+The writer gives, for each profile, the CIDs that Kubo and Helia give, byte for byte. Sources: the UnixFS specification
+(https://specs.ipfs.tech/unixfs/) and IPIP-499 for the profiles.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, Literal
+
+import mmh3
+
+from holdfast.errors import Corrupt, InvalidInput
+from holdfast.storage.cid import DAG_PB, RAW, Buffer, Cid
+from holdfast.storage.dag_pb import PbLink, PbNode, UnixFs, UnixFsType, decode_node, encode_node
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator
+
+    Blocks = Generator[tuple[Cid, Buffer], None, "Node"]
+
+__all__ = [
+    "PROFILES",
+    "DirectoryEntry",
+    "Node",
+    "Profile",
+    "directory_blocks",
+    "directory_entries",
+    "file_blocks",
+    "file_leaves",
+    "profile_named",
+    "symlink_blocks",
+]
+
+MAX_FILE_DEPTH = 32
+_HAMT_HASH = 0x22  # murmur3-x64-64
+_HAMT_FANOUT = 256
+_HASHERS = min(4, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """Everything that decides which CID a file or directory gets."""
+
+    name: str
+    cid_version: int
+    chunk_size_bytes: int
+    max_links: int
+    raw_leaves: bool
+    hamt_threshold_bytes: int = 256 << 10
+    hamt_measure: Literal["node", "links"]
+    """What must exceed the threshold: the serialized node, or the names and CIDs of its links."""
+
+    def cid(self, data: Buffer, codec: int) -> Cid:
+        """The CID of a block in this profile."""
+        return Cid.of(data, codec, version=self.cid_version)
+
+
+PROFILES: dict[str, Profile] = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            name="unixfs-v1-2025",
+            cid_version=1,
+            chunk_size_bytes=1 << 20,
+            max_links=1024,
+            raw_leaves=True,
+            hamt_measure="node",
+        ),
+        Profile(
+            name="unixfs-v0-2015",
+            cid_version=0,
+            chunk_size_bytes=256 << 10,
+            max_links=174,
+            raw_leaves=False,
+            hamt_measure="links",
+        ),
+        Profile(
+            name="kubo-v1-raw",
+            cid_version=1,
+            chunk_size_bytes=256 << 10,
+            max_links=174,
+            raw_leaves=True,
+            hamt_measure="links",
+        ),
+    )
+}
+"""The profiles by name: IPIP-499's, Kubo's old default, and Kubo's ``--cid-version=1 --raw-leaves``."""
+
+
+def profile_named(name: str) -> Profile:
+    """The profile called ``name``.
+
+    Raises:
+        InvalidInput: There is none.
+    """
+    if name not in PROFILES:
+        raise InvalidInput(f"unknown profile {name!r}; known: {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What was built: its CID, the size of the file in it, and of all blocks below and including it."""
+
+    cid: Cid
+    file_size: int
+    total_size: int
+
+
+# ------------------------------------------------------------------------------------------------ writing
+
+
+def file_blocks(stream: BinaryIO, profile: Profile, progress: Callable[[int], object] | None = None) -> Blocks:
+    """Yield a file's blocks, leaves first and in order; the return value is its root.
+
+    Memory stays bounded by a few chunks, whatever the file's size.
+    """
+    chunks = _chunks(stream, profile.chunk_size_bytes)
+    level: list[Node] = []
+    for chunk, block, cid in _hashed_leaves(chunks, profile):
+        level.append(Node(cid, len(chunk), len(block)))
+        yield cid, block
+        if progress is not None:
+            progress(len(chunk))
+    while len(level) > 1:
+        parents = []
+        for at in range(0, len(level), profile.max_links):
+            node = yield from _file_parent(level[at : at + profile.max_links], profile)
+            parents.append(node)
+        level = parents
+    return level[0]
+
+
+def _chunks(stream: BinaryIO, size: int) -> Iterator[bytes]:
+    """Pieces of ``size`` bytes, the last one shorter; one empty piece for an empty stream."""
+    first = True
+    while True:
+        piece = stream.read(size)
+        while 0 < len(piece) < size:
+            more = stream.read(size - len(piece))
+            if not more:
+                break
+            piece += more
+        if piece or first:
+            yield piece
+        if len(piece) < size:
+            return
+        first = False
+
+
+def _hashed_leaves(chunks: Iterator[bytes], profile: Profile) -> Iterator[tuple[bytes, bytes, Cid]]:
+    """Each chunk with its leaf block and CID, in order; several are hashed at once (hashlib drops the GIL)."""
+    codec = RAW if profile.raw_leaves else DAG_PB
+    first = next(chunks)
+    if len(first) < profile.chunk_size_bytes:  # one leaf: a thread would cost more than the hash
+        block = _leaf(first, profile)
+        yield first, block, profile.cid(block, codec)
+        return
+    with ThreadPoolExecutor(_HASHERS, thread_name_prefix="holdfast-hash") as pool:
+        pending: deque[tuple[bytes, bytes, Future[Cid]]] = deque()
+        for chunk in itertools.chain([first], chunks):
+            block = _leaf(chunk, profile)
+            pending.append((chunk, block, pool.submit(profile.cid, block, codec)))
+            if len(pending) >= 2 * _HASHERS:
+                chunk_, block_, hashed = pending.popleft()
+                yield chunk_, block_, hashed.result()
+        while pending:
+            chunk_, block_, hashed = pending.popleft()
+            yield chunk_, block_, hashed.result()
+
+
+def _leaf(chunk: bytes, profile: Profile) -> bytes:
+    if profile.raw_leaves:
+        return chunk
+    message = UnixFs(type=UnixFsType.FILE, data=chunk or None, file_size=len(chunk))
+    return encode_node(PbNode(data=message.encode()))
+
+
+def _file_parent(children: list[Node], profile: Profile) -> Blocks:
+    message = UnixFs(
+        type=UnixFsType.FILE,
+        file_size=sum(child.file_size for child in children),
+        block_sizes=tuple(child.file_size for child in children),
+    )
+    links = tuple(PbLink(child.cid, "", child.total_size) for child in children)
+    return (yield from _node(PbNode(links, message.encode()), profile, file_size=message.file_size or 0))
+
+
+def _node(node: PbNode, profile: Profile, *, file_size: int = 0) -> Blocks:
+    block = encode_node(node)
+    cid = profile.cid(block, DAG_PB)
+    yield cid, block
+    return Node(cid, file_size, len(block) + sum(link.tsize or 0 for link in node.links))
+
+
+def symlink_blocks(target: str, profile: Profile) -> Blocks:
+    """Yield the one block of a symbolic link; the return value is its node."""
+    message = UnixFs(type=UnixFsType.SYMLINK, data=os.fsencode(target))
+    return (yield from _node(PbNode(data=message.encode()), profile))
+
+
+def directory_blocks(children: Iterable[tuple[str, Node]], profile: Profile) -> Blocks:
+    """Yield a directory's blocks (one, or HAMT shards above the threshold); the return value is its root."""
+    links = sorted((PbLink(node.cid, name, node.total_size) for name, node in children), key=_name_bytes)
+    plain = PbNode(tuple(links), UnixFs(type=UnixFsType.DIRECTORY).encode())
+    if profile.hamt_measure == "links":
+        size = sum(len(_name_bytes(link)) + len(link.cid.raw) for link in links)
+    else:
+        size = len(encode_node(plain))
+    if size <= profile.hamt_threshold_bytes:
+        return (yield from _node(plain, profile))
+    hashed = [(_hamt_hash(_name_bytes(link)), link) for link in links]
+    return (yield from _hamt_shard(hashed, 0, profile))
+
+
+def _name_bytes(link: PbLink) -> bytes:
+    return (link.name or "").encode()
+
+
+def _hamt_hash(name: bytes) -> bytes:
+    return mmh3.hash64(name, signed=False, x64arch=True)[0].to_bytes(8, "big")
+
+
+def _hamt_shard(entries: list[tuple[bytes, PbLink]], depth: int, profile: Profile) -> Blocks:
+    if depth == 8:
+        raise InvalidInput(f"two names of a directory have the same 64-bit hash: {entries[0][1].name!r}")
+    buckets: dict[int, list[tuple[bytes, PbLink]]] = {}
+    for entry in entries:
+        buckets.setdefault(entry[0][depth], []).append(entry)
+    links = []
+    bits = 0
+    for index in sorted(buckets):
+        bits |= 1 << index
+        bucket = buckets[index]
+        if len(bucket) == 1:
+            link = bucket[0][1]
+            links.append(PbLink(link.cid, f"{index:02X}{link.name}", link.tsize))
+        else:
+            shard = yield from _hamt_shard(bucket, depth + 1, profile)
+            links.append(PbLink(shard.cid, f"{index:02X}", shard.total_size))
+    message = UnixFs(
+        type=UnixFsType.HAMT_SHARD,
+        data=bits.to_bytes((bits.bit_length() + 7) // 8, "big"),
+        hash_type=_HAMT_HASH,
+        fanout=_HAMT_FANOUT,
+    )
+    return (yield from _node(PbNode(tuple(links), message.encode()), profile))
+
+
+# ------------------------------------------------------------------------------------------------ reading
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A piece of a file: a raw block of its own, or bytes inside a DAG-PB node."""
+
+    cid: Cid
+    size: int | None
+    data: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryEntry:
+    """One name in a directory; ``total_size`` counts all blocks below it."""
+
+    name: str
+    cid: Cid
+    total_size: int
+
+
+def unixfs_of(cid: Cid, get: Callable[[Cid], Buffer]) -> tuple[PbNode, UnixFs]:
+    """The DAG-PB node and UnixFS message of a block.
+
+    Raises:
+        Corrupt: The block is neither.
+        InvalidInput: The CID's codec says it can't be one.
+    """
+    if cid.codec != DAG_PB:
+        raise InvalidInput(f"{cid} is not a UnixFS node: its codec is 0x{cid.codec:x}")
+    try:
+        node = decode_node(bytes(get(cid)))
+        return node, UnixFs.decode(node.data or b"")
+    except Corrupt as error:
+        raise Corrupt(f"{cid}: {error}") from error
+
+
+def file_leaves(cid: Cid, get: Callable[[Cid], Buffer], near: Callable[[list[Cid]], object]) -> Iterator[Leaf]:
+    """Yield a file's pieces in order. Raw leaves are not read, only named.
+
+    Args:
+        cid: The file's root.
+        get: Gives a block.
+        near: Told of the children of each node before they are read, to fetch several at once.
+
+    Raises:
+        InvalidInput: ``cid`` is a directory, or not UnixFS at all.
+        Corrupt: The sizes that the nodes state contradict each other.
+    """
+    yield from _file_leaves(cid, get, near, None, 0)
+
+
+def _file_leaves(
+    cid: Cid, get: Callable[[Cid], Buffer], near: Callable[[list[Cid]], object], size: int | None, depth: int
+) -> Iterator[Leaf]:
+    if depth > MAX_FILE_DEPTH:
+        raise Corrupt(f"the file at {cid} is nested deeper than {MAX_FILE_DEPTH}")
+    if cid.codec == RAW:
+        yield Leaf(cid, size)
+        return
+    node, message = unixfs_of(cid, get)
+    if message.type in (UnixFsType.DIRECTORY, UnixFsType.HAMT_SHARD):
+        raise InvalidInput(f"{cid} is a directory, not a file")
+    if message.type == UnixFsType.SYMLINK:
+        raise InvalidInput(f"{cid} is a symbolic link, not a file")
+    inline = message.data or b""
+    stated = len(inline) + sum(message.block_sizes)
+    if len(message.block_sizes) != len(node.links) or stated != (message.file_size or 0):
+        raise Corrupt(f"{cid} states a file size that its parts don't have")
+    if size is not None and stated != size:
+        raise Corrupt(f"{cid} has {stated} bytes where its parent states {size}")
+    if inline or not node.links:
+        yield Leaf(cid, len(inline), inline)
+    near([link.cid for link in node.links])
+    for link, part in zip(node.links, message.block_sizes, strict=True):
+        yield from _file_leaves(link.cid, get, near, part, depth + 1)
+
+
+def directory_entries(
+    cid: Cid, get: Callable[[Cid], Buffer], near: Callable[[list[Cid]], object]
+) -> list[DirectoryEntry]:
+    """The entries of a directory, plain or sharded, sorted by the bytes of their names.
+
+    Raises:
+        InvalidInput: ``cid`` is not a directory.
+        Corrupt: A name is there twice, or can't be a file's name.
+    """
+    entries = sorted(_directory_entries(cid, get, near, 0), key=lambda entry: entry.name.encode())
+    for before, entry in zip([None, *entries], entries, strict=False):
+        if before is not None and before.name == entry.name:
+            raise Corrupt(f"the directory {cid} has the name {entry.name!r} twice")
+        if entry.name in ("", ".", "..") or "/" in entry.name or "\0" in entry.name:
+            raise Corrupt(f"the directory {cid} has an entry named {entry.name!r}, which is no file name")
+    return entries
+
+
+def _directory_entries(
+    cid: Cid, get: Callable[[Cid], Buffer], near: Callable[[list[Cid]], object], depth: int
+) -> Iterator[DirectoryEntry]:
+    node, message = unixfs_of(cid, get)
+    if message.type == UnixFsType.DIRECTORY:
+        if depth:
+            raise Corrupt(f"{cid} is a directory where a shard of one is expected")
+        for link in node.links:
+            yield DirectoryEntry(link.name or "", link.cid, link.tsize or 0)
+        return
+    if message.type != UnixFsType.HAMT_SHARD:
+        raise InvalidInput(f"{cid} is not a directory")
+    if depth > 8 or message.fanout != _HAMT_FANOUT or message.hash_type != _HAMT_HASH:
+        raise Corrupt(f"{cid} is a directory shard of a kind that does not exist")
+    near([link.cid for link in node.links if len(link.name or "") == 2])
+    for link in node.links:
+        name = link.name or ""
+        if len(name) == 2:
+            yield from _directory_entries(link.cid, get, near, depth + 1)
+        else:
+            yield DirectoryEntry(name[2:], link.cid, link.tsize or 0)

@@ -1,0 +1,162 @@
+"""One run, from its spec to the records that prove it.
+
+:func:`run_worker` is what every worker does, in a Ray actor or in the caller's own process; :func:`record_run` turns what worker 0
+brought into a run record and a model manifest.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from holdfast.errors import InvalidInput
+from holdfast.registry.code import bundle_code, load_code
+from holdfast.registry.records import EnvironmentRecord, ModelRecord, RunRecord
+from holdfast.registry.weights import weights_to_bytes
+from holdfast.storage.cid import Cid
+from holdfast.storage.dataset import open_dataset
+from holdfast.training.context import TrainContext
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from holdfast.registry.run_table import RunSpec
+    from holdfast.storage.content import ContentStore
+
+__all__ = ["Outcome", "record_run", "run_embedded", "run_worker"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What worker 0 made: the CIDs are in its own node's store."""
+
+    weights: Cid
+    model_code: Cid
+    environment: Cid
+    framework: str
+    model_config: dict[str, Any]
+    input_shape: tuple[int, ...]
+    input_column: str
+    history: list[dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; :meth:`from_json` reads them."""
+        return {
+            f.name: str(value) if isinstance(value := getattr(self, f.name), Cid) else value for f in fields(self)
+        }
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any]) -> Outcome:
+        """The outcome that :meth:`to_json` wrote."""
+        cids = {name: Cid.parse(body[name]) for name in ("weights", "model_code", "environment")}
+        return cls(**{**body, **cids, "input_shape": tuple(body["input_shape"])})
+
+
+def run_worker(
+    spec: RunSpec,
+    store: ContentStore,
+    *,
+    rank: int,
+    world_size: int,
+    report: Callable[[dict[str, Any]], object],
+) -> Outcome | None:
+    """Train as one worker of a run; the outcome on worker 0, None on the others.
+
+    The code runs as it was hashed, the data is pulled by CID, and torch is seeded and bound to the run's threads.
+
+    Raises:
+        InvalidInput: The training function does not return a torch module.
+    """
+    import numpy as np
+    import torch
+
+    torch.set_num_threads(spec.threads_per_worker)
+    random.seed(spec.seed)
+    np.random.seed(spec.seed % 2**32)  # noqa: NPY002 -- user code may draw from the global generator
+    torch.manual_seed(spec.seed)
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    function = load_code(store, spec.code, trust=True)  # whoever may submit runs may run code
+    context = TrainContext(
+        dataset=open_dataset(store, spec.data),
+        config=spec.config,
+        seed=spec.seed,
+        rank=rank,
+        world_size=world_size,
+        report=report,
+    )
+    model = function(context)
+    if not isinstance(model, torch.nn.Module):
+        raise InvalidInput(f"{function.__name__} must return the trained torch module, not {type(model).__name__}")
+    if rank != 0:
+        return None
+    return Outcome(
+        weights=store.add_bytes(weights_to_bytes(model)),
+        model_code=bundle_code(store, type(model)),
+        environment=EnvironmentRecord.of_this_process().store(store),
+        framework="pytorch",
+        model_config=dict(getattr(model, "config", {})),
+        input_shape=tuple(getattr(model, "input_shape", ())),
+        input_column=str(getattr(model, "input_column", "")),
+        history=context.history,
+    )
+
+
+def record_run(store: ContentStore, spec: RunSpec, outcome: Outcome) -> tuple[Cid, Cid]:
+    """Write the run record and the model manifest; gives their CIDs.
+
+    Everything they link is pulled into ``store`` first, so the lineage is whole in one place.
+    """
+    metrics = outcome.history[-1] if outcome.history else {}
+    for cid in (outcome.weights, outcome.model_code, outcome.environment, spec.code, spec.data):
+        for _ in store.walk(cid):
+            pass
+    run = RunRecord(
+        code=spec.code,
+        data=spec.data,
+        environment=outcome.environment,
+        config=dict(spec.config),
+        seed=spec.seed,
+        workers=spec.workers,
+        threads_per_worker=spec.threads_per_worker,
+        metrics=metrics,
+        history=tuple(outcome.history),
+        outputs={"weights": outcome.weights},
+    ).store(store)
+    model = ModelRecord(
+        framework=outcome.framework,
+        code=outcome.model_code,
+        config=outcome.model_config,
+        weights=outcome.weights,
+        run=run,
+        input_shape=outcome.input_shape,
+        input_column=outcome.input_column,
+        metrics=metrics,
+    ).store(store)
+    return run, model
+
+
+def run_embedded(
+    spec: RunSpec, store: ContentStore, report: Callable[[dict[str, Any]], object]
+) -> tuple[Cid, Cid]:
+    """Run in this process, with one worker; gives the CIDs of the run record and of the model.
+
+    Raises:
+        InvalidInput: The spec asks for several workers.
+    """
+    if spec.workers != 1:
+        raise InvalidInput(
+            f"{spec.workers} workers need a cluster: start one with 'holdfast up' and pass its address to connect()"
+        )
+    import torch
+
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            outcome = run_worker(spec, store, rank=0, world_size=1, report=report)
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(mode=deterministic)
+    assert outcome is not None  # noqa: S101 -- worker 0 always brings one
+    return record_run(store, spec, outcome)

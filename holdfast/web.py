@@ -1,0 +1,90 @@
+"""What every HTTP server of holdfast shares: errors as JSON, the token, and metrics."""
+
+from __future__ import annotations
+
+import hmac
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from holdfast.errors import Denied, HoldfastError, Unavailable
+from holdfast.telemetry import counter, exposition, get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+    Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
+
+__all__ = ["bearer_token", "errors_as_json", "listen", "metrics"]
+
+log = get_logger(__name__)
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Middleware: a :class:`HoldfastError` becomes its status and JSON body, anything unforeseen a plain 500."""
+    try:
+        response = await handler(request)
+    except HoldfastError as error:
+        response = web.json_response(error.to_json(), status=error.http_status)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        body = {"error": f"{request.method} {request.path}: {error.reason}", "code": "http"}
+        response = web.json_response(body, status=error.status)
+    except Exception:
+        log.exception("%s %s failed", request.method, request.path)
+        body = {"error": "an unforeseen failure; the server's log has the details", "code": "internal"}
+        response = web.json_response(body, status=500)
+    route = request.match_info.route.resource
+    counter(
+        "holdfast_http_requests_total", "HTTP requests answered.", ("method", "route", "status")
+    ).labels(request.method, route.canonical if route else "unknown", response.status).inc()
+    return response
+
+
+def bearer_token(token: str, *, free: Collection[str] = ()) -> Middleware:
+    """Middleware that asks for ``Authorization: Bearer <token>``, compared in constant time.
+
+    Args:
+        token: The secret. Browsers may send it as the cookie ``holdfast_token`` instead.
+        free: Paths that need no token.
+    """
+    wanted = token.encode()
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            given = request.cookies.get("holdfast_token", "")
+        if request.path not in free and not hmac.compare_digest(given.strip().encode(), wanted):
+            raise Denied("the token is missing or wrong: send it as 'Authorization: Bearer <token>'")
+        return await handler(request)
+
+    return check
+
+
+async def metrics(_: web.Request) -> web.Response:
+    """Handler: this process' metrics as Prometheus text."""
+    body, content_type = exposition()
+    return web.Response(body=body, content_type=content_type)
+
+
+async def listen(app: web.Application, host: str, port: int) -> tuple[web.AppRunner, str]:
+    """Start ``app``; returns its runner, to clean up, and its URL.
+
+    Raises:
+        Unavailable: The port is in use, or the address is not this machine's.
+    """
+    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port, shutdown_timeout=2.0)
+        await site.start()
+    except OSError as error:
+        await runner.cleanup()
+        hint = "another program uses it" if port else "no port is free"
+        raise Unavailable(f"can't listen on {host}:{port} ({error.strerror}): {hint}; choose another port") from error
+    actual = runner.addresses[0][1]
+    return runner, f"http://{host}:{actual}"
