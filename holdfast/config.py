@@ -209,19 +209,33 @@ def _typed(key: str, wanted: Any, value: Any) -> Any:
     raise InvalidInput(f"setting {key!r} must be a {getattr(wanted, '__name__', wanted)}, not {value!r}")
 
 
-def token_for(home: Path) -> str:
-    """The token of a home, made at first use in ``<home>/token`` with file mode 0600."""
+def token_for(home: Path, token: str | None = None) -> str:
+    """The token of a home, in ``<home>/token`` with file mode 0600.
+
+    Args:
+        home: Made if it does not exist.
+        token: Kept there, for a home that joins a cluster; None takes what is there, or makes a new one.
+
+    Raises:
+        Denied: The file can be read by others.
+    """
     path = home / "token"
     with disk_errors(home):
         home.mkdir(parents=True, exist_ok=True)
-        try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
+        if token is None and path.exists():
             return read_token(path)
+        partial = home / f".token.{secrets.token_hex(4)}.part"
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w", encoding="ascii") as file:
-            token = secrets.token_hex(32)
-            file.write(token)
-    return token
+            file.write(token or secrets.token_hex(32))
+        try:
+            # Two processes may make it at once: the first one's stays, unless one was told which it is.
+            (partial.replace if token is not None else lambda target: os.link(partial, target))(path)
+        except FileExistsError:
+            pass
+        finally:
+            partial.unlink(missing_ok=True)
+    return read_token(path)
 
 
 def read_token(path: Path) -> str:

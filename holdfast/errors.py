@@ -163,7 +163,7 @@ def require(module: str, *, extra: str, why: str) -> ModuleType:
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path | str) -> Iterator[None]:
     """Turn a full or read-only disk under ``path`` into one clear error."""
     try:
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,14 @@ from holdfast.telemetry import counter, exposition, get_logger
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
 
+    from aiohttp import StreamReader
+
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
     Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
-__all__ = ["bearer_token", "errors_as_json", "listen", "metrics"]
+__all__ = ["TOKEN_COOKIE", "bearer_token", "errors_as_json", "listen", "metrics", "stream_reader"]
+
+TOKEN_COOKIE = "holdfast_token"  # noqa: S105 -- the cookie's name
 
 log = get_logger(__name__)
 
@@ -48,7 +53,8 @@ def bearer_token(token: str, *, free: Collection[str] = ()) -> Middleware:
     """Middleware that asks for ``Authorization: Bearer <token>``, compared in constant time.
 
     Args:
-        token: The secret. Browsers may send it as the cookie ``holdfast_token`` instead.
+        token: The secret. A browser may read (GET) with it in the cookie :data:`TOKEN_COOKIE` instead; a cookie
+            never changes anything, so no other site can make it do so.
         free: Paths that need no token.
     """
     wanted = token.encode()
@@ -57,7 +63,7 @@ def bearer_token(token: str, *, free: Collection[str] = ()) -> Middleware:
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
-            given = request.cookies.get("holdfast_token", "")
+            given = request.cookies.get(TOKEN_COOKIE, "") if request.method in ("GET", "HEAD") else ""
         if request.path not in free and not hmac.compare_digest(given.strip().encode(), wanted):
             raise Denied("the token is missing or wrong: send it as 'Authorization: Bearer <token>'")
         return await handler(request)
@@ -88,3 +94,15 @@ async def listen(app: web.Application, host: str, port: int) -> tuple[web.AppRun
         raise Unavailable(f"can't listen on {host}:{port} ({error.strerror}): {hint}; choose another port") from error
     actual = runner.addresses[0][1]
     return runner, f"http://{host}:{actual}"
+
+
+def stream_reader(content: StreamReader) -> Callable[[int], Awaitable[bytes]]:
+    """A function that reads exactly so many bytes of a request's body, fewer only at its end."""
+
+    async def read(size: int) -> bytes:
+        try:
+            return await content.readexactly(size)
+        except asyncio.IncompleteReadError as error:
+            return error.partial
+
+    return read

@@ -54,7 +54,7 @@ def application(server: InferenceServer, *, token: str | None, max_body_bytes: i
 class _Routes:
     def __init__(self, server: InferenceServer, *, token: str | None, max_body_bytes: int) -> None:
         self._server = server
-        self._authorization = None if token is None else f"Bearer {token}".encode()
+        self._token = None if token is None else token.encode()
         self._max_body_bytes = max_body_bytes
 
     @web.middleware
@@ -74,18 +74,25 @@ class _Routes:
                 error.status, {"error": text, "code": InvalidInput.code.value}, error.headers.get("Allow")
             )
         except (HttpProcessingError, ClientPayloadError, web.RequestPayloadError) as error:
-            return _failure(
-                400, {"error": f"the body can't be read: {error}", "code": InvalidInput.code.value}
-            )
+            text = f"the body can't be read: {str(error).splitlines()[-1].strip()}"
+            response = _failure(400, {"error": text, "code": InvalidInput.code.value})
+            response.force_close()
+            # aiohttp would read on in the broken body, fail again and drop the answer with the connection.
+            await response.prepare(request)
+            await response.write_eof()
+            request.protocol.force_close()
+            return response
         except Exception:  # noqa: BLE001 - logged, and the client must get an answer
             _log.exception("%s %s failed", request.method, request.path)
             return _failure(500, {"error": "internal error; the server's log says more", "code": "internal"})
 
     def _check_token(self, request: web.Request) -> None:
-        if self._authorization is None or request.path in _FREE:
+        if self._token is None or request.path in _FREE:
             return
-        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        if not hmac.compare_digest(given, self._authorization):
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        # Headers may hold bytes that are no text, which aiohttp hands on as surrogates.
+        same = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), self._token)
+        if not same or scheme.lower() != "bearer":
             raise Denied("this server needs the header 'Authorization: Bearer TOKEN' with its token")
 
     async def describe_server(self, _: web.Request) -> web.Response:

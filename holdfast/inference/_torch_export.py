@@ -194,8 +194,9 @@ def _quiet() -> Iterator[None]:
     """Keep the exporter's own notices from the user; its errors are raised.
 
     Silenced by name: the log records that torchvision's operators are skipped, and the warnings by which
-    torch 2.13 complains about itself: ``LeafSpec`` (FutureWarning, while pytree specs are copied) and its
-    DeprecationWarnings.
+    torch 2.13 complains about itself: ``LeafSpec`` (FutureWarning, while pytree specs are copied), its
+    DeprecationWarnings, and the UserWarning that several inputs share the name of their batch dimension, which
+    is what they should do.
     """
     loggers = [logging.getLogger(name) for name in _QUIET_LOGGERS]
     levels = [logger.level for logger in loggers]
@@ -204,6 +205,9 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*LeafSpec.*", category=FutureWarning)
+            warnings.filterwarnings(
+                "ignore", message=r"# The axis name: .* will not be used", category=UserWarning
+            )
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             yield
     finally:

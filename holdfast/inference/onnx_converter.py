@@ -74,7 +74,7 @@ class ONNXConverter:
             raise InvalidInput(f"the model must be a torch.nn.Module, not {type(model).__name__}")
         example = _example(torch, model, input_shape, example_input, dynamic_batch=dynamic_batch)
 
-        from holdfast.inference import _torch_export  # noqa: PLC0415 - takes seconds to import
+        from holdfast.inference import _torch_export
 
         data = _torch_export.export(
             model,
@@ -90,9 +90,9 @@ class ONNXConverter:
 
     def validate_onnx_model(self, path: str | os.PathLike[str]) -> bool:
         """Whether the file is there, whole, valid ONNX, and can be loaded by ONNX Runtime."""
-        import onnx  # noqa: PLC0415 - heavy, and needed here only
+        import onnx
 
-        from holdfast.inference import _ort  # noqa: PLC0415 - heavy
+        from holdfast.inference import _ort
 
         try:
             onnx.checker.check_model(str(Path(path)), full_check=True)
@@ -118,8 +118,8 @@ class ONNXConverter:
             NotFound: There is no such file.
             Corrupt: It is no ONNX model, or only a part of one.
         """
-        import onnx  # noqa: PLC0415 - heavy, and needed here only
-        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # noqa: PLC0415
+        import onnx
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
         file = Path(path)
         try:
@@ -170,8 +170,8 @@ class ONNXConverter:
             NotFound: There is no such file.
             Corrupt: It is no ONNX model.
         """
-        from holdfast.inference._comparison import compare  # noqa: PLC0415 - heavy
-        from holdfast.inference.onnx_engine import ONNXInferenceEngine  # noqa: PLC0415 - heavy
+        from holdfast.inference._comparison import compare
+        from holdfast.inference.onnx_engine import ONNXInferenceEngine
 
         engine = ONNXInferenceEngine(onnx_path)
         return compare(original, engine, inputs, rtol=rtol, atol=atol, batch_size=batch_size)

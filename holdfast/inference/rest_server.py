@@ -50,6 +50,9 @@ class ServedModel:
     """Rows that go through the engine together at most."""
     batching: bool = True
     """``False`` for a model whose rows influence each other."""
+    inline_below_ms: float = 0.0
+    """Batches that take less than this may run on the event loop, which spares tiny models the way to a thread
+    and back (0.2 ms); 0 keeps all computing away from it."""
 
 
 class InferenceServer:
@@ -98,7 +101,7 @@ class InferenceServer:
         self._batchers: dict[str, Batcher] = {}
         self._runner: Any = None
         self._url: str | None = None
-        self._closing = False
+        self._closing: asyncio.Task[None] | None = None
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Serve from now on; the URL to reach the server at.
@@ -111,11 +114,11 @@ class InferenceServer:
             Conflict: It was started before.
             Unavailable: The port is taken, or the host is not this machine's.
         """
-        if self._runner is not None or self._closing:
+        if self._runner is not None or self._closing is not None:
             raise Conflict("this server was started before: make a new one")
-        from aiohttp import web  # noqa: PLC0415 - takes half a second, and building a server object needs none
+        from aiohttp import web
 
-        from holdfast.inference._oip_routes import application  # noqa: PLC0415 - needs aiohttp
+        from holdfast.inference._oip_routes import application
 
         app = application(self, token=self._token, max_body_bytes=self._max_body_bytes)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=self._shutdown_timeout_s)
@@ -126,6 +129,7 @@ class InferenceServer:
                 max_batch_size=model.max_batch_size,
                 max_queue=self._max_queue,
                 batching=model.batching,
+                inline_below_s=model.inline_below_ms / 1e3,
             )
         try:
             await self._runner.setup()
@@ -142,7 +146,12 @@ class InferenceServer:
 
     async def aclose(self) -> None:
         """Refuse new requests, finish those that are being answered, and end all threads."""
-        self._closing = True
+        if self._closing is None:
+            # One task for all callers: aiohttp's own clean-up hangs when it runs twice at the same time.
+            self._closing = asyncio.get_running_loop().create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
         await asyncio.gather(*(batcher.aclose() for batcher in self._batchers.values()))
@@ -162,7 +171,7 @@ class InferenceServer:
     @property
     def ready(self) -> bool:
         """Whether requests are answered."""
-        return self._url is not None and not self._closing
+        return self._url is not None and self._closing is None
 
     def statistics(self) -> dict[str, BatcherStatistics]:
         """What each model's queue has done so far."""

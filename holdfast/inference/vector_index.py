@@ -59,6 +59,8 @@ class VectorIndex:
         self._metric = metric
         self._factory = factory
         self._parameters = parameters
+        self._count = int(index.ntotal)
+        self._dim = int(index.d)
         self._buffer = buffer  # the index points into it
 
     @classmethod
@@ -167,12 +169,13 @@ class VectorIndex:
         if self._metric == "cosine":
             array = _faiss_io.normalized(array)
         ids, scores = _faiss_io.search(self._index, array, k)
-        # FAISS fills the places of missing neighbours with the largest finite number.
-        scores[ids < 0] = np.inf if self._metric == "l2" else -np.inf
+        # Missing neighbours stand at the end, and FAISS gives them the largest finite number as their score.
+        if ids[:, -1].min() < 0:
+            scores[ids < 0] = np.inf if self._metric == "l2" else -np.inf
         return SearchResult(ids=ids, scores=scores)
 
     def __len__(self) -> int:
-        return int(self._index.ntotal)
+        return self._count
 
     def __repr__(self) -> str:
         return f"VectorIndex({len(self)} x {self.dim}, metric={self._metric!r}, factory={self._factory!r})"
@@ -180,7 +183,7 @@ class VectorIndex:
     @property
     def dim(self) -> int:
         """Numbers per vector."""
-        return int(self._index.d)
+        return self._dim
 
     @property
     def metric(self) -> Metric:
@@ -200,8 +203,10 @@ class VectorIndex:
 
 def _vectors(value: Any, *, what: str) -> NDArray[np.float32]:
     try:
-        with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
-            array = np.ascontiguousarray(np.asarray(value), dtype=np.float32)
+        array = np.asarray(value)
+        if array.dtype != np.float32 or not array.flags.c_contiguous:
+            with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
+                array = np.ascontiguousarray(array, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"{what} must be numbers: {error}") from error
     if not np.isfinite(array).all():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from holdfast.errors import Corrupt, InvalidInput
+from holdfast.errors import Corrupt, InvalidInput, Unsupported
 from holdfast.storage import dag_cbor
 from holdfast.storage.block_store import MAX_BLOCK_BYTES
 from holdfast.storage.cid import Buffer, Cid, read_varint, write_varint
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Awaitable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 
 __all__ = ["car_frames", "read_car"]
 
@@ -33,14 +33,18 @@ async def read_car(read: Callable[[int], Awaitable[bytes]]) -> AsyncIterator[tup
 
     Raises:
         Corrupt: The stream is cut off, not a CAR, or a block does not hash to its CID.
+        Unsupported: It is a CAR of another version.
     """
     header = await _frame(read)
     try:
         value = dag_cbor.decode(header or b"")
     except Corrupt as error:
         raise Corrupt(f"the stream is not a CAR: {error}") from error
-    if not isinstance(value, dict) or value.get("version") != 1:
-        raise Corrupt("the stream is not a CARv1")
+    version = value.get("version") if isinstance(value, dict) else None
+    if not isinstance(version, int):
+        raise Corrupt("the stream is not a CAR: its header states no version")
+    if version != 1:
+        raise Unsupported(f"the stream is a CAR of version {version}; holdfast reads version 1")
     while (frame := await _frame(read)) is not None:
         size = _cid_size(frame)
         try:

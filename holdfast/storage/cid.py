@@ -28,6 +28,7 @@ CODECS: dict[int, str] = {RAW: "raw", DAG_PB: "dag-pb", DAG_CBOR: "dag-cbor", 0x
 SHA2_256 = 0x12
 IDENTITY = 0x00
 MAX_IDENTITY_BYTES = 128
+MAX_TEXT_CHARS = 2048  # base 58 takes quadratic time: a long text must not reach it
 _V0_PREFIX = b"\x12\x20"
 _V1_PREFIXES = {bytes((1, codec)) + _V0_PREFIX: codec for codec in (RAW, DAG_PB, DAG_CBOR)}
 
@@ -77,11 +78,14 @@ class Cid:
     """The binary form, as links carry it."""
 
     def __init__(self, raw: bytes) -> None:
-        if raw[:4] not in _V1_PREFIXES or len(raw) != 36:
-            _check(raw)
-        object.__setattr__(self, "raw", raw)
+        if type(raw) is not bytes or raw[:4] not in _V1_PREFIXES or len(raw) != 36:
+            _check(raw, raw)
+        _set_raw(self, raw)
 
     def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("a Cid can't be changed")
+
+    def __delattr__(self, name: str) -> None:
         raise AttributeError("a Cid can't be changed")
 
     @classmethod
@@ -98,23 +102,15 @@ class Cid:
         if isinstance(value, Cid):
             return value
         if isinstance(value, str):
-            text = value.strip()
-            for prefix in ("ipfs://", "/ipfs/"):
-                text = text.removeprefix(prefix)
-            text = text.rstrip("/")
-            if not text:
-                raise InvalidInput(f"{value!r} is not a CID: it is empty")
-            v0 = len(text) == 46 and text.startswith("Qm")
-            try:
-                raw = libipld.decode_multibase("z" + text if v0 else text)[1]
-            except Exception as error:
-                raise InvalidInput(f"{value!r} is not a CID: {error}") from error
-            if raw[:1] == b"\x12" and not v0:
-                raise InvalidInput(f"{value!r} is not a CID: version 0 is written in base58 without a prefix")
-            return cls(raw)
+            raw = _from_text(value)
+            if raw[:4] not in _V1_PREFIXES or len(raw) != 36:
+                _check(raw, value)
+            self = cls.__new__(cls)  # checked just now: __init__ would do it again
+            _set_raw(self, raw)
+            return self
         if isinstance(value, (bytes, bytearray, memoryview)):
             return cls(bytes(value))
-        raise InvalidInput(f"a CID is text or bytes, not {type(value).__name__}: {str(value)[:80]!r}")
+        raise InvalidInput(f"a CID is text or bytes, not {type(value).__name__}: {_short(value)}")
 
     @classmethod
     def of(cls, data: Buffer, codec: int = RAW, *, version: int = 1) -> Cid:
@@ -169,7 +165,8 @@ class Cid:
             raise Corrupt(f"{source} gave {memoryview(data).nbytes} bytes for {self} that do not hash to it")
 
     def __str__(self) -> str:
-        return str(libipld.encode_cid(self.raw)) if self.version else libipld.encode_multibase("z", self.raw)[1:]
+        text: str = libipld.encode_multibase("b" if self.raw[0] == 1 else "z", self.raw)
+        return text if self.raw[0] == 1 else text[1:]
 
     def __repr__(self) -> str:
         return f"Cid('{self}')"
@@ -187,24 +184,61 @@ class Cid:
         return Cid, (self.raw,)
 
 
-def _check(raw: bytes) -> None:
-    """Raise InvalidInput unless ``raw`` is one whole, well-formed CID."""
+_set_raw = Cid.__dict__["raw"].__set__  # past __setattr__, at a third of object.__setattr__'s cost
+
+
+def _from_text(value: str) -> bytes:
+    """The bytes that a CID's text stands for, whatever they are."""
+    text = value
+    if not value.isalnum():  # else it is the plain text, and there is nothing to take off
+        text = value.strip()
+        for prefix in ("ipfs://", "/ipfs/"):
+            text = text.removeprefix(prefix)
+        text = text.rstrip("/")
+        if not text:
+            raise InvalidInput(f"{_short(value)} is not a CID: it is empty")
+    if len(text) > MAX_TEXT_CHARS:
+        raise InvalidInput(f"{_short(value)} is not a CID: it is {len(text)} characters long")
+    v0 = len(text) == 46 and text.startswith("Qm")
     try:
-        if raw[:2] == _V0_PREFIX:
-            if len(raw) != 34:
-                raise Corrupt(f"version 0 has 34 bytes, not {len(raw)}")
-            return
+        raw: bytes = libipld.decode_multibase("z" + text if v0 else text)[1]
+    except Exception as error:
+        raise InvalidInput(f"{_short(value)} is not a CID: {error}") from error
+    if raw[:1] == b"\x12" and not v0:
+        raise InvalidInput(f"{_short(value)} is not a CID: version 0 is written in base58 without a prefix")
+    return raw
+
+
+def _short(value: object) -> str:
+    text = value.hex() if isinstance(value, bytes) else value if isinstance(value, str) else str(value)
+    return repr(text if len(text) <= 100 else f"{text[:97]}...")
+
+
+def _check(raw: bytes, given: object) -> None:
+    """Raise InvalidInput unless ``raw`` is one whole, well-formed CID; the message shows what was ``given``."""
+    if not isinstance(raw, bytes):
+        raise InvalidInput(f"Cid() takes bytes, not {type(raw).__name__}; use Cid.parse({_short(given)})")
+    fault = _fault(raw)
+    if fault is not None:
+        raise InvalidInput(f"{_short(given)} is not a CID: {fault}")
+
+
+def _fault(raw: bytes) -> str | None:
+    if raw[:2] == _V0_PREFIX:
+        return None if len(raw) == 34 else f"version 0 has 34 bytes, not {len(raw)}"
+    try:
         version, at = read_varint(raw, 0)
         if version != 1:
-            raise Corrupt(f"version {version} does not exist")
+            return f"version {version} does not exist"
         _, at = read_varint(raw, at)
         function, at = read_varint(raw, at)
         size, at = read_varint(raw, at)
     except Corrupt as error:
-        raise InvalidInput(f"{raw[:40].hex()!r} is not a CID: {error}") from error
+        return str(error)
     if len(raw) - at != size:
-        raise InvalidInput(f"{raw[:40].hex()!r} is not a CID: the digest has {len(raw) - at} bytes, not {size}")
+        return f"the digest has {len(raw) - at} bytes, not {size}"
     if function == IDENTITY and size > MAX_IDENTITY_BYTES:
-        raise InvalidInput(f"an identity CID of {size} bytes is refused: at most {MAX_IDENTITY_BYTES}")
+        return f"an identity digest has at most {MAX_IDENTITY_BYTES} bytes, not {size}"
     if function == SHA2_256 and size != 32:
-        raise InvalidInput(f"a sha2-256 digest has 32 bytes, not {size}")
+        return f"a sha2-256 digest has 32 bytes, not {size}"
+    return None

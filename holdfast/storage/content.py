@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
-from holdfast.errors import Conflict, Corrupt, InvalidInput, NotFound, Unsupported, disk_errors
+from holdfast.errors import Conflict, Corrupt, Denied, InvalidInput, NotFound, Unsupported, disk_errors
 from holdfast.storage import dag_cbor
 from holdfast.storage.block_store import MAX_BLOCK_BYTES, SupportsPrefetch, SupportsView
 from holdfast.storage.cid import DAG_CBOR, DAG_PB, RAW, Buffer, Cid
@@ -23,6 +24,7 @@ from holdfast.storage.unixfs import (
     directory_entries,
     file_blocks,
     file_leaves,
+    file_name,
     profile_named,
     symlink_blocks,
     unixfs_of,
@@ -93,7 +95,7 @@ class ContentStore:
         self.blocks = blocks
         self.profile: Profile = profile_named(profile)
 
-    def __enter__(self) -> ContentStore:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -114,13 +116,15 @@ class ContentStore:
 
         Raises:
             NotFound: There is no such path.
-            InvalidInput: It is neither a file nor a directory, or has a name that is not valid Unicode.
+            InvalidInput: It is neither a file nor a directory, has a name that is not valid Unicode, or is
+                nested too deep to be written out again.
+            Denied: A file in it can't be read.
             Unavailable: The disk is full; nothing was stored.
         """
         source = Path(path)
         if not source.exists():
             raise NotFound(f"there is no file or directory {source}")
-        return self._put(_path_blocks(source, self.profile, progress, follow=True)).cid
+        return self._put(_path_blocks(source, self.profile, progress, 0)).cid
 
     def add_bytes(self, data: Buffer) -> Cid:
         """Add ``data`` as a file."""
@@ -139,8 +143,13 @@ class ContentStore:
         tree: dict[str, Any] = {}
         for path, data in files.items():
             parts = path.split("/")
-            if any(part in ("", ".", "..") or "\0" in part for part in parts):
-                raise InvalidInput(f"{path!r} is not a relative path inside a directory")
+            try:
+                for part in parts:
+                    file_name(part)
+            except InvalidInput as error:
+                raise InvalidInput(f"{path!r} is not a relative path inside a directory: {error}") from error
+            if len(parts) > MAX_TREE_DEPTH:
+                raise InvalidInput(f"{path[:80]!r}... is nested deeper than {MAX_TREE_DEPTH}")
             folder = tree
             for part in parts[:-1]:
                 folder = folder.setdefault(part, {})
@@ -204,12 +213,17 @@ class ContentStore:
         leaves = list(file_leaves(cid, self.blocks.get, self._near))
         if isinstance(self.blocks, SupportsView) and all(leaf.data is None for leaf in leaves):
             joined = self.blocks.view([leaf.cid for leaf in leaves])
-            if joined is not None:
+            stated = sum(leaf.size or 0 for leaf in leaves)
+            if joined is not None and (leaves[0].size is None or joined.nbytes == stated):
                 return joined
         return memoryview(b"".join(self.stream(cid)))
 
     def get(
-        self, cid: Cid, destination: str | os.PathLike[str], *, progress: Callable[[int], object] | None = None
+        self,
+        cid: Cid,
+        destination: str | os.PathLike[str],
+        *,
+        progress: Callable[[int], object] | None = None,
     ) -> int:
         """Write a file or a directory to ``destination``, which must not exist; returns the bytes written.
 
@@ -219,22 +233,27 @@ class ContentStore:
             Conflict: ``destination`` exists.
             NotFound: A block is missing and nobody has it.
             Corrupt: A name in a directory would leave it.
+            InvalidInput: The file system of ``destination`` can't hold one of the names.
         """
         target = Path(destination)
-        if os.path.lexists(target):
-            raise Conflict(f"{target} exists: choose another name, or remove it first")
+        _must_not_exist(target)
         if not target.parent.is_dir():
             raise NotFound(f"there is no folder {target.parent} to write {target.name} to")
-        partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+        partial = target.with_name(f".holdfast-{secrets.token_hex(8)}.part")
         try:
             with disk_errors(target.parent):
                 written = self._write(cid, partial, progress, 0)
+                _must_not_exist(target)  # it may have come into being meanwhile
                 partial.rename(target)
-        except BaseException:
+        except BaseException as error:
             if partial.is_dir() and not partial.is_symlink():
                 shutil.rmtree(partial, ignore_errors=True)
             else:
                 partial.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+                raise InvalidInput(
+                    f"the file system of {target} can't hold a name in {cid}: it is too long"
+                ) from error
             raise
         return written
 
@@ -244,7 +263,10 @@ class ContentStore:
         kind = self._unixfs_type(cid)
         if kind == UnixFsType.SYMLINK:
             _, message = unixfs_of(cid, self.blocks.get)
-            target.symlink_to(os.fsdecode(message.data or b""))
+            goal = os.fsdecode(message.data or b"")
+            if not goal or "\0" in goal:
+                raise Corrupt(f"the symbolic link {cid} leads to {goal!r}, which is no path")
+            target.symlink_to(goal)
             return 0
         if kind in (UnixFsType.DIRECTORY, UnixFsType.HAMT_SHARD):
             target.mkdir()
@@ -274,7 +296,7 @@ class ContentStore:
         Raises:
             NotFound: A name on the way is not there.
         """
-        first, *names = path.strip().removeprefix("ipfs://").removeprefix("/ipfs/").strip("/").split("/")
+        first, *names = path.removeprefix("ipfs://").removeprefix("/ipfs/").strip("/").split("/")
         cid = Cid.parse(first)
         for name in names:
             found = next((entry.cid for entry in self.ls(cid) if entry.name == name), None)
@@ -328,28 +350,37 @@ class ContentStore:
             self.blocks.prefetch(cids)
 
 
+def _must_not_exist(target: Path) -> None:
+    if os.path.lexists(target):
+        raise Conflict(f"{target} exists: choose another name, or remove it first")
+
+
 def _path_blocks(
-    path: Path, profile: Profile, progress: Callable[[int], object] | None, *, follow: bool
+    path: Path, profile: Profile, progress: Callable[[int], object] | None, depth: int
 ) -> Generator[tuple[Cid, Buffer], None, Node]:
-    if path.is_symlink() and not follow:
-        return (yield from symlink_blocks(os.readlink(path), profile))
-    if path.is_dir():
-        children = []
-        for child in sorted(path.iterdir()):
-            if any("\ud800" <= letter <= "\udfff" for letter in child.name):
-                raise InvalidInput(f"the name of {child!r} is not valid Unicode; IPFS can't carry it")
-            node = yield from _path_blocks(child, profile, progress, follow=False)
-            children.append((child.name, node))
-        return (yield from directory_blocks(children, profile))
-    if not path.is_file():
-        raise InvalidInput(f"{path} is neither a file nor a directory")
-    with path.open("rb") as file:
-        return (yield from file_blocks(file, profile, progress))
+    if depth > MAX_TREE_DEPTH:
+        raise InvalidInput(f"{str(path)[:80]}... is nested deeper than {MAX_TREE_DEPTH}")
+    if depth and path.is_symlink():  # the path that the caller named is followed
+        goal = os.readlink(path)  # noqa: PTH115 -- Path.readlink would tidy the text, and so change the CID
+        return (yield from symlink_blocks(goal, profile))
+    try:
+        if path.is_dir():
+            children = []
+            for child in sorted(path.iterdir()):
+                file_name(child.name)
+                children.append((child.name, (yield from _path_blocks(child, profile, progress, depth + 1))))
+            return (yield from directory_blocks(children, profile))
+        if not path.is_file():
+            raise InvalidInput(f"{path} is neither a file nor a directory")
+        with path.open("rb") as file:
+            return (yield from file_blocks(file, profile, progress))
+    except PermissionError as error:
+        if isinstance(error, Denied):
+            raise
+        raise Denied(f"no permission to read {path}") from error
 
 
-def _tree_blocks(
-    tree: Mapping[str, Any], profile: Profile
-) -> Generator[tuple[Cid, Buffer], None, Node]:
+def _tree_blocks(tree: Mapping[str, Any], profile: Profile) -> Generator[tuple[Cid, Buffer], None, Node]:
     children = []
     for name, value in sorted(tree.items()):
         if isinstance(value, dict):

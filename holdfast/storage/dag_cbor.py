@@ -51,7 +51,9 @@ def _head(major: int, number: int, out: bytearray) -> None:
     raise InvalidInput(f"the integer {number} does not fit into 64 bits")
 
 
-def _encode(value: Any, out: bytearray, path: str, depth: int) -> None:
+def _encode(  # noqa: C901, PLR0912 -- one branch for each type
+    value: Any, out: bytearray, path: str, depth: int
+) -> None:
     if depth > MAX_DEPTH:
         raise InvalidInput(f"a record is nested deeper than {MAX_DEPTH} at {path[:80]!r}")
     if value is None or isinstance(value, bool):
@@ -64,15 +66,10 @@ def _encode(value: Any, out: bytearray, path: str, depth: int) -> None:
         out.append(0xFB)
         out += struct.pack(">d", value)
     elif isinstance(value, str):
-        try:
-            data = value.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidInput(f"the text at {path!r} is not valid Unicode: {error}") from error
-        _head(3, len(data), out)
-        out += data
+        _text(_utf8(value, path), out)
     elif isinstance(value, (bytes, bytearray, memoryview)):
-        _head(2, len(value), out)
-        out += value
+        _head(2, memoryview(value).nbytes, out)
+        out += memoryview(value).tobytes()
     elif isinstance(value, Cid):
         _head(6, _LINK_TAG, out)
         _head(2, len(value.raw) + 1, out)
@@ -87,12 +84,25 @@ def _encode(value: Any, out: bytearray, path: str, depth: int) -> None:
         for key in value:
             if not isinstance(key, str):
                 raise InvalidInput(f"a key at {path!r} is {type(key).__name__}, not text: {key!r}")
-        for data, key in sorted(((k.encode(), k) for k in value), key=lambda pair: (len(pair[0]), pair[0])):
-            _head(3, len(data), out)
-            out += data
+        for data, key in sorted(
+            ((_utf8(k, path), k) for k in value), key=lambda pair: (len(pair[0]), pair[0])
+        ):
+            _text(data, out)
             _encode(value[key], out, f"{path}/{key}", depth + 1)
     else:
         raise InvalidInput(f"a record can't hold a {type(value).__name__} (at {path!r}): {str(value)[:60]}")
+
+
+def _utf8(text: str, path: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"the text at {path!r} is not valid Unicode: {error}") from error
+
+
+def _text(data: bytes, out: bytearray) -> None:
+    _head(3, len(data), out)
+    out += data
 
 
 def decode(data: bytes | bytearray | memoryview) -> Any:

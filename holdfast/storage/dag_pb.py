@@ -6,12 +6,15 @@ tiny, so no protobuf runtime is used. The decoder of the node accepts canonical 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 from holdfast.errors import Corrupt, InvalidInput
 from holdfast.storage.cid import Cid, read_varint, write_varint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["PbLink", "PbNode", "UnixFs", "UnixFsType", "decode_node", "encode_node"]
 

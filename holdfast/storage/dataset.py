@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from holdfast.errors import Corrupt, InvalidInput, NotFound
+from holdfast.errors import Corrupt, HoldfastError, InvalidInput, NotFound
 from holdfast.storage.cid import Cid, read_varint, write_varint
 
 if TYPE_CHECKING:
@@ -74,10 +74,22 @@ class Dataset:
         return self.splits[split]
 
     def read_shard(self, shard: Shard) -> pa.Table:
-        """One shard as an Arrow table."""
-        table = pq.read_table(pa.BufferReader(pa.py_buffer(self.store.read(shard.cid))), memory_map=False)
+        """One shard as an Arrow table.
+
+        Raises:
+            NotFound: Nobody has it.
+            Corrupt: It is not what the manifest states.
+        """
+        try:
+            table = pq.read_table(pa.BufferReader(pa.py_buffer(self.store.read(shard.cid))), memory_map=False)
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, HoldfastError):
+                raise
+            raise Corrupt(f"shard {shard.cid} is not a Parquet file: {error}") from error
         if table.num_rows != shard.rows:
-            raise Corrupt(f"shard {shard.cid} has {table.num_rows} rows where the manifest states {shard.rows}")
+            raise Corrupt(
+                f"shard {shard.cid} has {table.num_rows} rows where the manifest states {shard.rows}"
+            )
         return table
 
     def to_arrow(self, split: str = "train") -> pa.Table:
@@ -107,7 +119,8 @@ def store_dataset(
         metadata: Plain values that become part of the manifest, and of the CID.
 
     Raises:
-        InvalidInput: No rows, columns with the same name, or splits with different columns.
+        InvalidInput: No rows, columns with the same name or of a kind that Arrow does not have, or splits
+            with different columns.
     """
     in_splits = isinstance(data, Mapping) and not any(isinstance(v, np.ndarray) for v in data.values())
     tables = {split: _as_table(table) for split, table in (data if in_splits else {"train": data}).items()}
@@ -120,7 +133,9 @@ def store_dataset(
         if twice:
             raise InvalidInput(f"split {split!r} has columns of the same name: {', '.join(twice)}")
         if schema is not None and not table.schema.equals(schema):
-            raise InvalidInput(f"split {split!r} has other columns than the first one: {table.schema} / {schema}")
+            raise InvalidInput(
+                f"split {split!r} has other columns than the first one: {table.schema} / {schema}"
+            )
         schema = table.schema
     if schema is None or not any(table.num_rows for table in tables.values()):
         raise InvalidInput("a dataset without rows can't be stored")
@@ -131,7 +146,9 @@ def store_dataset(
         "splits": {
             split: [
                 _store_shard(store, table.slice(at, rows_per_shard))
-                for at in range(0, table.num_rows, rows_per_shard)
+                for at in range(
+                    0, max(1, table.num_rows), rows_per_shard
+                )  # no rows: one shard with the schema
             ]
             for split, table in tables.items()
         },
@@ -152,7 +169,9 @@ def open_dataset(store: ContentStore, cid: Cid) -> Dataset:
     if kind != "dataset":
         raise InvalidInput(f"{cid} is not a dataset but {f'a {kind}' if kind else 'another record'}")
     if manifest.get("format") != FORMAT:
-        raise InvalidInput(f"dataset {cid} has the format {manifest.get('format')!r}; this version reads {FORMAT}")
+        raise InvalidInput(
+            f"dataset {cid} has the format {manifest.get('format')!r}; this version reads {FORMAT}"
+        )
     try:
         return Dataset(
             cid=cid,
@@ -169,11 +188,21 @@ def open_dataset(store: ContentStore, cid: Cid) -> Dataset:
 
 
 def _as_table(data: Any) -> pa.Table:
+    try:
+        table = _converted(data)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        if isinstance(error, HoldfastError):
+            raise
+        raise InvalidInput(f"the data can't become an Arrow table: {error}") from error
+    # Metadata says where a table comes from (pandas, a Parquet file), not what is in it.
+    return table.cast(pa.schema([column.remove_metadata() for column in table.schema]))
+
+
+def _converted(data: Any) -> pa.Table:
     if isinstance(data, pa.Table):
-        return data.replace_schema_metadata(None)
+        return data
     if type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "columns"):
-        # The pandas index and pandas' own metadata carry versions; the columns are the data.
-        return pa.Table.from_pandas(data, preserve_index=False).replace_schema_metadata(None)
+        return pa.Table.from_pandas(data, preserve_index=False)
     if isinstance(data, Mapping) and all(isinstance(values, np.ndarray) for values in data.values()):
         if len({len(values) for values in data.values()}) > 1:
             sizes = ", ".join(f"{name} {len(values)}" for name, values in data.items())

@@ -7,23 +7,24 @@ slow or gone for a shorter while, and the block is asked for elsewhere.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections import Counter
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiohttp
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import start_blocking_portal
 
 from holdfast.errors import Conflict, Corrupt, NotFound, Unavailable
 from holdfast.storage.block_store import MAX_BLOCK_BYTES
 from holdfast.telemetry import counter, get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
     from holdfast.storage.block_store import BlockStore
     from holdfast.storage.cid import Buffer, Cid
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["Fetcher", "FetchingStore", "Provider"]
 
 log = get_logger(__name__)
+
+_T = TypeVar("_T")
 
 LIAR_PENALTY_S = 300.0
 ABSENT_PENALTY_S = 2.0
@@ -63,15 +66,14 @@ class Fetcher:
         self, providers: Callable[[], Sequence[Provider]], *, timeout_s: float = 30.0, concurrency: int = 16
     ) -> None:
         self._providers = providers
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s, connect=min(5.0, timeout_s))
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(5.0, timeout_s))
         self._concurrency = concurrency
         self._blocked_until: dict[str, float] = {}
         self._statistics: Counter[str] = Counter()
         self._bytes_by_provider: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._portal: BlockingPortal | None = None
-        self._portal_context: AbstractContextManager[BlockingPortal] | None = None
-        self._session: aiohttp.ClientSession | None = None
+        self._loop: _Loop | None = None
+        self._forked_from: _Loop | None = None
         self._closed = False
 
     def fetch(self, cids: Sequence[Cid]) -> list[bytes]:
@@ -81,8 +83,12 @@ class Fetcher:
             NotFound: Every provider answered that it has not got one of them, or there is no provider.
             Corrupt: The only providers that had one of them sent wrong bytes.
             Unavailable: A provider that might have it does not answer.
+            Conflict: The fetcher is closed.
         """
-        return self._running().call(self._fetch_all, cids)
+        if not cids:
+            return []
+        loop = self._running()
+        return loop.run(self._fetch_all, loop, cids)
 
     def statistics(self) -> dict[str, int | dict[str, int]]:
         """``blocks`` and ``bytes`` received and verified, ``wrong_blocks``, ``failures``, and ``bytes_by_provider``."""
@@ -95,37 +101,31 @@ class Fetcher:
         """Close connections and end the thread. Closing twice is fine."""
         with self._lock:
             self._closed = True
-            portal, context = self._portal, self._portal_context
-            self._portal = self._portal_context = None
-        if portal is not None and context is not None:
-            if self._session is not None:
-                portal.call(self._session.close)
-            context.__exit__(None, None, None)
+            loop, self._loop = self._loop, None
+        if loop is not None and loop.process == os.getpid():
+            loop.close()
 
-    def _running(self) -> BlockingPortal:
+    def _running(self) -> _Loop:
         with self._lock:
             if self._closed:
                 raise Conflict("the fetcher is closed")
-            if self._portal is None:
-                self._portal_context = start_blocking_portal(name="holdfast-fetch")
-                self._portal = self._portal_context.__enter__()
-            return self._portal
+            if self._loop is not None and self._loop.process != os.getpid():
+                # A fork inherits no thread. What it inherits must stay untouched: the parent works with it.
+                self._forked_from, self._loop = self._loop, None
+            if self._loop is None:
+                self._loop = _Loop(self._timeout, self._concurrency)
+            return self._loop
 
-    async def _fetch_all(self, cids: Sequence[Cid]) -> list[bytes]:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                timeout=self._timeout, connector=aiohttp.TCPConnector(limit=self._concurrency), trust_env=False
-            )
+    async def _fetch_all(self, loop: _Loop, cids: Sequence[Cid]) -> list[bytes]:
         providers = self._providers()
         if not providers:
             raise NotFound(f"{cids[0]} is not in this store, and there is no other node to ask")
-        gate = asyncio.Semaphore(self._concurrency)
 
         async def one(index: int, cid: Cid) -> bytes:
-            async with gate:
+            async with loop.gate:
                 # Neighbours start at different providers, so several share the work.
                 turn = index % len(providers)
-                return await self._fetch_one(cid, [*providers[turn:], *providers[:turn]])
+                return await self._fetch_one(loop, cid, [*providers[turn:], *providers[:turn]])
 
         tasks = [asyncio.ensure_future(one(index, cid)) for index, cid in enumerate(cids)]
         try:
@@ -135,7 +135,7 @@ class Fetcher:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _fetch_one(self, cid: Cid, providers: Sequence[Provider]) -> bytes:
+    async def _fetch_one(self, loop: _Loop, cid: Cid, providers: Sequence[Provider]) -> bytes:
         now = time.monotonic()
         # Those in disgrace are asked last, not never: they may be the only ones that have it.
         ranked = sorted(providers, key=lambda p: max(0.0, self._blocked_until.get(p.url, 0.0) - now))
@@ -143,7 +143,7 @@ class Fetcher:
         wrong = unreachable = False
         for provider in ranked:
             try:
-                data = await self._ask(provider, cid)
+                data = await _ask(loop.session, provider, cid)
             except NotFound as error:
                 reasons.append(str(error))
             except Corrupt as error:
@@ -158,34 +158,76 @@ class Fetcher:
                 self._statistics["blocks"] += 1
                 self._statistics["bytes"] += len(data)
                 self._bytes_by_provider[provider.url] += len(data)
-                counter("holdfast_fetched_bytes_total", "Bytes of blocks received from other nodes and verified.").inc(
-                    len(data)
-                )
+                counter(
+                    "holdfast_fetched_bytes_total", "Bytes of blocks received from other nodes and verified."
+                ).inc(len(data))
                 return data
         text = f"no node gave {cid}: " + "; ".join(reasons)
         if wrong:
             raise Corrupt(text)
         raise Unavailable(text) if unreachable else NotFound(text)
 
-    async def _ask(self, provider: Provider, cid: Cid) -> bytes:
-        assert self._session is not None  # noqa: S101 -- set before any task starts
-        headers = {"Accept": "application/vnd.ipld.raw"}
-        if provider.token is not None:
-            headers["Authorization"] = f"Bearer {provider.token}"
-        url = f"{provider.url}/ipfs/{cid}?format=raw"
-        async with self._session.get(url, headers=headers, allow_redirects=False) as response:
-            if response.status in (404, 410, 412):
-                raise NotFound(f"{provider.url} does not have it")
-            if response.status != 200:
-                raise aiohttp.ClientError(f"HTTP status {response.status}")
-            data = await _read_bounded(response)
-        cid.check(data, source=provider.url)
-        return data
-
     def _blame(self, provider: Provider, penalty_s: float, what: str, error: BaseException) -> None:
         self._statistics[what] += 1
         self._blocked_until[provider.url] = time.monotonic() + penalty_s
-        log.warning("%s is asked last for %.0f s: %s", provider.url, penalty_s, str(error) or type(error).__name__)
+        log.warning(
+            "%s is asked last for %.0f s: %s", provider.url, penalty_s, str(error) or type(error).__name__
+        )
+
+
+class _Loop:
+    """A thread with an event loop, and what lives in it: the connections and the bound on requests."""
+
+    def __init__(self, timeout: aiohttp.ClientTimeout, concurrency: int) -> None:
+        self.process = os.getpid()
+        self.gate = asyncio.Semaphore(concurrency)
+        self._running: set[Future[Any]] = set()
+        self._context = start_blocking_portal(name="holdfast-fetch")
+        self._portal = self._context.__enter__()
+        self.session = self._portal.call(self._open_session, timeout, concurrency)
+
+    async def _open_session(self, timeout: aiohttp.ClientTimeout, concurrency: int) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            timeout=timeout,
+            connector=aiohttp.TCPConnector(limit=concurrency),
+            auto_decompress=False,  # a block comes as it is; a small body can't become a large one
+            headers={"Accept": "application/vnd.ipld.raw", "Accept-Encoding": "identity"},
+        )
+
+    def run(self, function: Callable[..., Awaitable[_T]], *args: object) -> _T:
+        """What ``function`` returns; it is cancelled when the caller is interrupted."""
+        try:
+            future = self._portal.start_task_soon(function, *args)
+        except RuntimeError as error:
+            raise Conflict("the fetcher is closed") from error
+        self._running.add(future)
+        try:
+            return future.result()
+        except CancelledError as error:
+            raise Conflict("the fetcher was closed while it fetched") from error
+        finally:
+            self._running.discard(future)
+            future.cancel()
+
+    def close(self) -> None:
+        """Cancel what runs, close the connections and end the thread."""
+        for future in list(self._running):
+            future.cancel()
+        self._portal.call(self.session.close)
+        self._context.__exit__(None, None, None)
+
+
+async def _ask(session: aiohttp.ClientSession, provider: Provider, cid: Cid) -> bytes:
+    headers = {} if provider.token is None else {"Authorization": f"Bearer {provider.token}"}
+    url = f"{provider.url.rstrip('/')}/ipfs/{cid}?format=raw"
+    async with session.get(url, headers=headers, allow_redirects=False) as response:
+        if response.status in (404, 410, 412):
+            raise NotFound(f"{provider.url} does not have it")
+        if response.status != 200:
+            raise aiohttp.ClientError(f"HTTP status {response.status}")
+        data = await _read_bounded(response)
+    cid.check(data, source=provider.url)
+    return data
 
 
 async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:

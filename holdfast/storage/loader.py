@@ -22,7 +22,7 @@ def rows_of_rank(dataset: Dataset, split: str, rank: int, world_size: int) -> in
     return sum(shard.rows for shard in _shards_of_rank(dataset, split, rank, world_size))
 
 
-def iter_batches(
+def iter_batches(  # noqa: C901 -- one loop, and what each of its options adds
     dataset: Dataset,
     split: str,
     *,
@@ -50,12 +50,14 @@ def iter_batches(
             fewest rows has, for training in lockstep. The rows left over differ with each epoch.
 
     Raises:
-        InvalidInput: ``batch_size``, ``rank`` or ``world_size`` is impossible, or a worker would get
+        InvalidInput: ``batch_size``, ``rank``, ``world_size``, ``seed`` or ``epoch`` is impossible, or a worker would get
             no batch at all.
         NotFound: The dataset has no such split.
     """
     if batch_size < 1 or world_size < 1 or not 0 <= rank < world_size:
         raise InvalidInput(f"batch_size={batch_size}, rank={rank}, world_size={world_size} can't be")
+    if epoch < 0 or (seed is not None and seed < 0):
+        raise InvalidInput(f"seed={seed}, epoch={epoch}: neither can be negative")
     shards = _shards_of_rank(dataset, split, rank, world_size)
     limit: int | None = None
     if equal_steps:

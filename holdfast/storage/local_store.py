@@ -18,16 +18,16 @@ import os
 import struct
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import lmdb
 
-from holdfast.errors import Conflict, InvalidInput, NotFound, Unavailable, disk_errors
+from holdfast.errors import Conflict, Corrupt, HoldfastError, InvalidInput, NotFound, Unavailable, disk_errors
 from holdfast.storage.block_store import MAX_BLOCK_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from holdfast.storage.cid import Buffer, Cid
 
@@ -36,6 +36,8 @@ __all__ = ["LocalStore"]
 _EXTENT = struct.Struct("<IQI")  # segment, offset, length
 _LENGTH = struct.Struct("<Q")
 _SEGMENT_KEY = struct.Struct(">I")  # big-endian: LMDB then lists segments in order
+
+_MAX_MAPS = 128  # each keeps a file descriptor
 
 _open_environments: dict[str, tuple[Any, int]] = {}
 _open_environments_lock = threading.Lock()
@@ -53,24 +55,27 @@ class LocalStore:
     Raises:
         Unavailable: The disk is full.
         Denied: The folder can't be written.
+        Corrupt: The index is not one.
     """
 
     def __init__(
         self, folder: Path, *, segment_size_bytes: int = 1 << 30, index_map_size_bytes: int = 1 << 36
     ) -> None:
-        self._folder = folder.absolute()
+        self._folder = folder.resolve()  # one name for one folder, as LMDB needs it
         self._segments = self._folder / "segments"
+        self._index = str(self._folder / "index")
         self._segment_size = segment_size_bytes
         with disk_errors(folder):
             self._segments.mkdir(parents=True, exist_ok=True)
-            self._env = _open_environment(str(self._folder / "index"), index_map_size_bytes)
-        self._blocks = self._env.open_db(b"blocks")
-        self._lengths = self._env.open_db(b"segments")
+            self._closed = False
+            try:
+                self._env, self._blocks, self._lengths = _open_environment(self._index, index_map_size_bytes)
+            except lmdb.Error as error:
+                raise self._index_error(error) from error
         self._maps: dict[int, mmap.mmap] = {}
         self._maps_lock = threading.Lock()
-        self._closed = False
 
-    def __enter__(self) -> LocalStore:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,6 +86,7 @@ class LocalStore:
 
         Raises:
             NotFound: It is not in this store.
+            Corrupt: Its segment is missing or was cut.
         """
         extent = self._extents([cid])[0]
         if extent is None:
@@ -117,24 +123,25 @@ class LocalStore:
         entries: dict[bytes, bytes] = {}
         writers: list[_SegmentWriter] = []
         new = 0
-        with disk_errors(self._folder):
-            try:
-                for cid, data in blocks:
-                    size = memoryview(data).nbytes
-                    if size > MAX_BLOCK_BYTES:
-                        raise InvalidInput(f"{cid} has {size} bytes; a block has at most {MAX_BLOCK_BYTES}")
-                    key = cid.multihash
-                    if key in entries or self.has(cid):
-                        continue
+        try:
+            for cid, data in blocks:  # what this raises is not about our disk, and passes as it is
+                size = memoryview(data).nbytes
+                if size > MAX_BLOCK_BYTES:
+                    raise InvalidInput(f"{cid} has {size} bytes; a block has at most {MAX_BLOCK_BYTES}")
+                key = cid.multihash
+                if key in entries or self.has(cid):
+                    continue
+                with disk_errors(self._folder):
                     if not writers or writers[-1].end >= self._segment_size:
                         writers.append(self._claim_segment())
                     entries[key] = _EXTENT.pack(writers[-1].number, writers[-1].end, size)
                     writers[-1].append(data)
-                    new += size
+                new += size
+            with disk_errors(self._folder):
                 self._commit(writers, entries)
-            finally:
-                for writer in writers:
-                    writer.close()
+        finally:
+            for writer in writers:
+                writer.close()
         return new
 
     def statistics(self) -> dict[str, int]:
@@ -150,16 +157,34 @@ class LocalStore:
             self._closed = True
             with self._maps_lock:
                 self._maps.clear()
-            _close_environment(str(self._folder / "index"))
+            _close_environment(self._index)
 
     def _begin(self, *, write: bool = False) -> Any:
         if self._closed:
             raise Conflict(f"the store {self._folder} is closed")
-        return self._env.begin(write=write)
+        try:
+            return self._env.begin(write=write)
+        except lmdb.Error as error:
+            raise self._index_error(error) from error
+
+    def _index_error(self, error: lmdb.Error) -> HoldfastError:
+        """What an error of LMDB means to the caller."""
+        if self._closed:
+            return Conflict(f"the store {self._folder} is closed")
+        if isinstance(error, (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError)):
+            return Corrupt(f"the index of {self._folder} is damaged: {error}")
+        if isinstance(error, lmdb.MapFullError):
+            return Unavailable(
+                f"the index of {self._folder} is full: raise the setting storage.index_map_size_bytes"
+            )
+        return Unavailable(f"the disk that holds {self._folder} is full or failing: {error}")
 
     def _extents(self, cids: Sequence[Cid]) -> list[tuple[int, int, int] | None]:
-        with self._begin() as txn:
-            found = [txn.get(cid.multihash, db=self._blocks) for cid in cids]
+        try:
+            with self._begin() as txn:
+                found = [txn.get(cid.multihash, db=self._blocks) for cid in cids]
+        except lmdb.Error as error:
+            raise self._index_error(error) from error
         return [None if entry is None else _EXTENT.unpack(entry) for entry in found]
 
     def _slice(self, segment: int, offset: int, length: int) -> memoryview:
@@ -168,9 +193,18 @@ class LocalStore:
         with self._maps_lock:
             mapped = self._maps.get(segment)
             if mapped is None or len(mapped) < offset + length:
-                with (self._segments / f"{segment:08d}.seg").open("rb") as file:
-                    mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-                self._maps[segment] = mapped  # an older, shorter map lives as long as its views
+                path = self._segments / f"{segment:08d}.seg"
+                try:
+                    with path.open("rb") as file:
+                        mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+                except (FileNotFoundError, ValueError) as error:  # ValueError: the file is empty
+                    raise Corrupt(f"the segment {path} is missing or empty, but blocks lie in it") from error
+                if len(mapped) < offset + length:
+                    raise Corrupt(f"the segment {path} was cut: it ends before byte {offset + length}")
+                # Older, shorter or forgotten maps live as long as their views.
+                if segment not in self._maps and len(self._maps) >= _MAX_MAPS:
+                    del self._maps[next(iter(self._maps))]
+                self._maps[segment] = mapped
         return memoryview(mapped)[offset : offset + length]
 
     def _claim_segment(self) -> _SegmentWriter:
@@ -187,14 +221,19 @@ class LocalStore:
             if writer is None:
                 continue
             # Somebody may have committed to it between the look at the index and the lock.
-            with self._begin() as txn:
-                committed = txn.get(_SEGMENT_KEY.pack(number), db=self._lengths)
-            end = _LENGTH.unpack(committed)[0] if committed else 0
+            end = self._committed_end(number)
+            if end == 0:  # perhaps new: the file's name must survive a power cut, too
+                _sync_folder(self._segments)
             if end < self._segment_size:
                 writer.start_at(end)
                 return writer
             writer.close()
         raise AssertionError("unreachable: the count has no end")
+
+    def _committed_end(self, number: int) -> int:
+        with self._begin() as txn:
+            committed = txn.get(_SEGMENT_KEY.pack(number), db=self._lengths)
+        return int(_LENGTH.unpack(committed)[0]) if committed else 0
 
     def _commit(self, writers: list[_SegmentWriter], entries: dict[bytes, bytes]) -> None:
         if not entries:
@@ -207,12 +246,10 @@ class LocalStore:
                     txn.put(key, extent, db=self._blocks, overwrite=False)
                 for writer in writers:
                     txn.put(_SEGMENT_KEY.pack(writer.number), _LENGTH.pack(writer.end), db=self._lengths)
-        except lmdb.MapFullError as error:
-            raise Unavailable(
-                f"the index of {self._folder} is full: raise the setting storage.index_map_size_bytes"
-            ) from error
-        except lmdb.DiskError as error:
-            raise Unavailable(f"the disk that holds {self._folder} is full or failing: {error}") from error
+        except lmdb.Error as error:
+            for writer in writers:  # give the space back, as far as the index says that it is not used
+                writer.start_at(self._committed_end(writer.number))
+            raise self._index_error(error) from error
 
 
 class _SegmentWriter:
@@ -227,18 +264,12 @@ class _SegmentWriter:
     @classmethod
     def lock(cls, folder: Path, number: int) -> _SegmentWriter | None:
         """The writer of a segment, made if need be, or None where somebody else writes it."""
-        path = folder / f"{number:08d}.seg"
-        new = not path.exists()
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        handle = os.open(folder / f"{number:08d}.seg", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(handle)
             return None
-        if new:  # the file's name must survive a power cut, too
-            directory = os.open(folder, os.O_RDONLY)
-            os.fsync(directory)
-            os.close(directory)
         return cls(number, handle)
 
     def start_at(self, committed: int) -> None:
@@ -268,14 +299,30 @@ class _SegmentWriter:
         os.close(self._handle)
 
 
-def _open_environment(path: str, map_size: int) -> Any:
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _open_environment(path: str, map_size: int) -> tuple[Any, Any, Any]:
+    """The environment in ``path``, shared within the process, and its tables of blocks and of segments."""
     with _open_environments_lock:
         env, users = _open_environments.get(path, (None, 0))
         if env is None:
-            os.makedirs(path, exist_ok=True)
+            Path(path).mkdir(exist_ok=True)
             env = lmdb.open(path, map_size=map_size, max_dbs=4, max_readers=512, mode=0o600)
+            env.reader_check()  # processes that were killed while they read still hold their places
+        try:
+            tables = env.open_db(b"blocks"), env.open_db(b"segments")
+        except lmdb.Error:
+            if not users:
+                env.close()
+            raise
         _open_environments[path] = (env, users + 1)
-        return env
+        return env, *tables
 
 
 def _close_environment(path: str) -> None:

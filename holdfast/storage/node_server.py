@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from holdfast.errors import InvalidInput, NotFound, Unsupported
+from holdfast.storage.block_store import VerifyingStore
 from holdfast.storage.cid import Cid
 from holdfast.telemetry import counter
 
@@ -25,6 +26,9 @@ RAW_TYPE = "application/vnd.ipld.raw"
 
 def add_block_routes(app: web.Application, blocks: BlockStore) -> None:
     """Serve ``blocks`` from ``app``: GET and HEAD on ``/ipfs/{cid}``."""
+    checked = (
+        blocks if isinstance(blocks, VerifyingStore) else VerifyingStore(blocks, source="this node's store")
+    )
 
     async def block(request: web.Request) -> web.Response:
         cid = _requested(request)
@@ -40,7 +44,7 @@ def add_block_routes(app: web.Application, blocks: BlockStore) -> None:
         if etag in request.headers.get("If-None-Match", ""):
             return web.Response(status=304, headers={"Etag": etag})
         try:
-            data = await asyncio.to_thread(blocks.get, cid)
+            data = await asyncio.to_thread(checked.get, cid)
         except NotFound:
             if "only-if-cached" in request.headers.get("Cache-Control", ""):
                 raise web.HTTPPreconditionFailed(reason="the block is not here") from None

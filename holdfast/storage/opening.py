@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import secrets
 from typing import TYPE_CHECKING
 
 from holdfast.config import Settings, load_settings, read_token
@@ -15,19 +15,25 @@ from holdfast.storage.local_store import LocalStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-__all__ = ["open_blocks", "open_store", "read_peers", "write_peers"]
+__all__ = ["open_blocks", "open_local", "open_store", "read_peers", "write_peers"]
 
 _PEERS = "peers.json"
 
 
-def open_blocks(settings: Settings) -> BlockStore:
-    """The home's own blocks, verified when read as ``storage.verify`` says; nothing is fetched."""
-    local = LocalStore(
+def open_local(settings: Settings) -> LocalStore:
+    """The home's own blocks as they lie on the disk."""
+    return LocalStore(
         settings.home / "blocks",
         segment_size_bytes=settings.storage.segment_size_bytes,
         index_map_size_bytes=settings.storage.index_map_size_bytes,
     )
+
+
+def open_blocks(settings: Settings) -> BlockStore:
+    """The home's own blocks, verified when read as ``storage.verify`` says; nothing is fetched."""
+    local = open_local(settings)
     if not settings.storage.verify:
         return local
     return VerifyingStore(local, source=f"the disk under {settings.home}")
@@ -44,16 +50,14 @@ def open_store(home: str | Path | Settings | None = None) -> ContentStore:
     def providers() -> Sequence[Provider]:
         return [*read_peers(settings.home), *(Provider(url.rstrip("/")) for url in settings.fetch.providers)]
 
-    fetcher = Fetcher(
-        providers, timeout_s=settings.fetch.timeout_s, concurrency=settings.fetch.concurrency
-    )
+    fetcher = Fetcher(providers, timeout_s=settings.fetch.timeout_s, concurrency=settings.fetch.concurrency)
     return ContentStore(FetchingStore(open_blocks(settings), fetcher), profile=settings.storage.profile)
 
 
 def write_peers(home: Path, urls: Sequence[str]) -> None:
     """Note the other nodes of the cluster, for every process that opens this home."""
     home.mkdir(parents=True, exist_ok=True)
-    partial = home / f".{_PEERS}.part"
+    partial = home / f".{_PEERS}.{secrets.token_hex(4)}.part"
     partial.write_text(json.dumps({"urls": list(urls)}), encoding="utf-8")
     partial.rename(home / _PEERS)
 
@@ -65,7 +69,9 @@ def read_peers(home: Path) -> list[Provider]:
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError) as error:
-        raise Corrupt(f"{home / _PEERS} can't be read: {error}; remove it and join the cluster again") from error
+        raise Corrupt(
+            f"{home / _PEERS} can't be read: {error}; remove it and join the cluster again"
+        ) from error
     try:
         token = read_token(home / "token")
     except HoldfastError:

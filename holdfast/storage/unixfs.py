@@ -33,6 +33,7 @@ __all__ = [
     "directory_entries",
     "file_blocks",
     "file_leaves",
+    "file_name",
     "profile_named",
     "symlink_blocks",
 ]
@@ -116,7 +117,9 @@ class Node:
 # ------------------------------------------------------------------------------------------------ writing
 
 
-def file_blocks(stream: BinaryIO, profile: Profile, progress: Callable[[int], object] | None = None) -> Blocks:
+def file_blocks(
+    stream: BinaryIO, profile: Profile, progress: Callable[[int], object] | None = None
+) -> Blocks:
     """Yield a file's blocks, leaves first and in order; the return value is its root.
 
     Memory stays bounded by a few chunks, whatever the file's size.
@@ -205,9 +208,24 @@ def symlink_blocks(target: str, profile: Profile) -> Blocks:
     return (yield from _node(PbNode(data=message.encode()), profile))
 
 
+def file_name(name: str) -> str:
+    """``name``, if a directory can have an entry of this name.
+
+    Raises:
+        InvalidInput: It can't; the message says why.
+    """
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise InvalidInput(f"{name!r} is no file name")
+    if any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise InvalidInput(f"the name {name!r} is not valid Unicode; IPFS can't carry it")
+    return name
+
+
 def directory_blocks(children: Iterable[tuple[str, Node]], profile: Profile) -> Blocks:
     """Yield a directory's blocks (one, or HAMT shards above the threshold); the return value is its root."""
-    links = sorted((PbLink(node.cid, name, node.total_size) for name, node in children), key=_name_bytes)
+    links = sorted(
+        (PbLink(node.cid, file_name(name), node.total_size) for name, node in children), key=_name_bytes
+    )
     plain = PbNode(tuple(links), UnixFs(type=UnixFsType.DIRECTORY).encode())
     if profile.hamt_measure == "links":
         size = sum(len(_name_bytes(link)) + len(link.cid.raw) for link in links)
@@ -290,7 +308,9 @@ def unixfs_of(cid: Cid, get: Callable[[Cid], Buffer]) -> tuple[PbNode, UnixFs]:
         raise Corrupt(f"{cid}: {error}") from error
 
 
-def file_leaves(cid: Cid, get: Callable[[Cid], Buffer], near: Callable[[list[Cid]], object]) -> Iterator[Leaf]:
+def file_leaves(
+    cid: Cid, get: Callable[[Cid], Buffer], near: Callable[[list[Cid]], object]
+) -> Iterator[Leaf]:
     """Yield a file's pieces in order. Raw leaves are not read, only named.
 
     Args:
@@ -326,9 +346,11 @@ def _file_leaves(
         raise Corrupt(f"{cid} has {stated} bytes where its parent states {size}")
     if inline or not node.links:
         yield Leaf(cid, len(inline), inline)
-    near([link.cid for link in node.links])
-    for link, part in zip(node.links, message.block_sizes, strict=True):
-        yield from _file_leaves(link.cid, get, near, part, depth + 1)
+    # Parts of no bytes are passed over, so that no file has more pieces than bytes, however its nodes share children.
+    parts = [(link.cid, size) for link, size in zip(node.links, message.block_sizes, strict=True) if size]
+    near([child for child, _ in parts])
+    for child, part in parts:
+        yield from _file_leaves(child, get, near, part, depth + 1)
 
 
 def directory_entries(
@@ -340,18 +362,23 @@ def directory_entries(
         InvalidInput: ``cid`` is not a directory.
         Corrupt: A name is there twice, or can't be a file's name.
     """
-    entries = sorted(_directory_entries(cid, get, near, 0), key=lambda entry: entry.name.encode())
+    entries = sorted(_directory_entries(cid, get, near, set(), 0), key=lambda entry: entry.name.encode())
     for before, entry in zip([None, *entries], entries, strict=False):
         if before is not None and before.name == entry.name:
             raise Corrupt(f"the directory {cid} has the name {entry.name!r} twice")
-        if entry.name in ("", ".", "..") or "/" in entry.name or "\0" in entry.name:
-            raise Corrupt(f"the directory {cid} has an entry named {entry.name!r}, which is no file name")
+        try:
+            file_name(entry.name)
+        except InvalidInput as error:
+            raise Corrupt(f"the directory {cid} has an entry that could leave it: {error}") from error
     return entries
 
 
 def _directory_entries(
-    cid: Cid, get: Callable[[Cid], Buffer], near: Callable[[list[Cid]], object], depth: int
+    cid: Cid, get: Callable[[Cid], Buffer], near: Callable[[list[Cid]], object], seen: set[Cid], depth: int
 ) -> Iterator[DirectoryEntry]:
+    if cid in seen:  # its names would be there twice; and a few shards could stand for endlessly many
+        raise Corrupt(f"the directory shard {cid} is there twice")
+    seen.add(cid)
     node, message = unixfs_of(cid, get)
     if message.type == UnixFsType.DIRECTORY:
         if depth:
@@ -367,6 +394,6 @@ def _directory_entries(
     for link in node.links:
         name = link.name or ""
         if len(name) == 2:
-            yield from _directory_entries(link.cid, get, near, depth + 1)
+            yield from _directory_entries(link.cid, get, near, seen, depth + 1)
         else:
             yield DirectoryEntry(name[2:], link.cid, link.tsize or 0)

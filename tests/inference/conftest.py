@@ -10,12 +10,15 @@ from onnx import TensorProto, helper
 
 def make_model(nodes, inputs, outputs, initializers=()) -> bytes:
     """``inputs`` and ``outputs``: ``{name: (type, shape)}``; ``initializers``: ``{name: array}``."""
-    infos = [
-        [helper.make_tensor_value_info(name, getattr(TensorProto, kind), shape) for name, (kind, shape) in x.items()]
-        for x in (inputs, outputs)
-    ]
+    starts, ends = (
+        [
+            helper.make_tensor_value_info(name, getattr(TensorProto, kind), shape)
+            for name, (kind, shape) in infos.items()
+        ]
+        for infos in (inputs, outputs)
+    )
     tensors = [onnx.numpy_helper.from_array(array, name) for name, array in dict(initializers).items()]
-    graph = helper.make_graph([helper.make_node(*node) for node in nodes], "g", *infos, tensors)
+    graph = helper.make_graph([helper.make_node(*node) for node in nodes], "g", starts, ends, tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())

@@ -60,7 +60,9 @@ def test_a_file_a_path_and_any_buffer_give_the_same_engine(tmp_path, linear, row
 @pytest.mark.parametrize("kind", [np.float64, np.float16, np.int8, ">f4", bool])
 def test_types_that_fit_without_loss_are_converted(engine, rows, weights, kind):
     given = rows.astype(kind)
-    np.testing.assert_allclose(engine.predict(given).outputs["y"], given.astype(np.float32) @ weights, rtol=1e-5)
+    np.testing.assert_allclose(
+        engine.predict(given).outputs["y"], given.astype(np.float32) @ weights, rtol=1e-5
+    )
 
 
 def test_nested_lists_and_tensors_are_accepted(engine, rows, weights):
@@ -68,13 +70,18 @@ def test_nested_lists_and_tensors_are_accepted(engine, rows, weights):
     expected = rows @ weights
     for given in (rows.tolist(), torch.from_numpy(rows), np.asfortranarray(rows), rows[::-1][::-1]):
         np.testing.assert_allclose(engine.predict(given).outputs["y"], expected, rtol=1e-5)
-    np.testing.assert_allclose(engine.predict([[1, 2, 3, 4]]).outputs["y"], [[1, 2, 3, 4]] @ weights, rtol=1e-5)
+    np.testing.assert_allclose(
+        engine.predict([[1, 2, 3, 4]]).outputs["y"], [[1, 2, 3, 4]] @ weights, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (np.zeros((2, 5), np.float32), "input 'x' must be float32 of shape [batch, 4], not float32 of shape [2, 5]"),
+        (
+            np.zeros((2, 5), np.float32),
+            "input 'x' must be float32 of shape [batch, 4], not float32 of shape [2, 5]",
+        ),
         (np.zeros(4, np.float32), "not float32 of shape [4]"),
         (np.zeros((1, 4), np.int64), "not int64 of shape [1, 4]"),
         (np.zeros((1, 4), np.complex64), "not complex64"),
@@ -252,6 +259,8 @@ def test_models_without_inputs_and_scalars_work(model_of):
         model_of([("Identity", ["w"], ["y"])], {}, {"y": ("FLOAT", [2])}, {"w": np.ones(2, np.float32)})
     )
     assert constant.predict({}).outputs["y"].tolist() == [1, 1]
-    scalar = ONNXInferenceEngine(model_of([("Neg", ["x"], ["y"])], {"x": ("FLOAT", [])}, {"y": ("FLOAT", [])}))
+    scalar = ONNXInferenceEngine(
+        model_of([("Neg", ["x"], ["y"])], {"x": ("FLOAT", [])}, {"y": ("FLOAT", [])})
+    )
     assert scalar.predict(np.float32(3)).outputs["y"] == -3
     assert scalar.get_performance_stats()["total_samples"] == 1

@@ -1,0 +1,1 @@
+"""The cluster: master, workers, client, command line and dashboard."""

@@ -1,0 +1,211 @@
+"""The master's JSON API, ``/api/v0``. Handlers read the request, act on the :class:`Master`, and write the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from holdfast.errors import InvalidInput, NotFound
+from holdfast.registry.names import UNCHECKED
+from holdfast.registry.run_table import RunSpec
+from holdfast.storage.car import read_car
+from holdfast.storage.cid import Buffer, Cid
+from holdfast.web import stream_reader
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from holdfast.cluster.master import Master
+
+__all__ = ["add_api_routes"]
+
+MAX_WAIT_S = 25.0
+_IMPORT_BATCH_BYTES = 32 << 20
+
+
+async def _body(request: web.Request, *wanted: str) -> dict[str, Any]:
+    """The JSON object of a request, with the fields it must have."""
+    try:
+        body = json.loads(await request.text())
+    except ValueError as error:
+        raise InvalidInput(f"{request.path}: the body is not JSON: {error}") from error
+    if not isinstance(body, dict) or any(name not in body for name in wanted):
+        raise InvalidInput(f"{request.path}: the body must be a JSON object with {', '.join(wanted)}")
+    return body
+
+
+def add_api_routes(app: web.Application, master: Master) -> None:
+    """Serve the API from ``app``."""
+    api = _Api(master)
+    routes: list[tuple[str, str, Callable[[web.Request], Awaitable[web.Response]]]] = [
+        ("GET", "/healthz", api.health),
+        ("GET", "/api/v0/status", api.status),
+        ("POST", "/api/v0/nodes", api.join),
+        ("POST", "/api/v0/nodes/{id}/heartbeat", api.heartbeat),
+        ("DELETE", "/api/v0/nodes/{id}", api.leave),
+        ("GET", "/api/v0/names", api.names),
+        ("POST", "/api/v0/names", api.register),
+        ("GET", "/api/v0/names/resolve", api.resolve),
+        ("POST", "/api/v0/aliases", api.set_alias),
+        ("POST", "/api/v0/blocks/missing", api.missing),
+        ("POST", "/api/v0/car", api.import_car),
+        ("GET", "/api/v0/runs", api.runs),
+        ("POST", "/api/v0/runs", api.submit),
+        ("GET", "/api/v0/runs/{run}", api.run),
+        ("GET", "/api/v0/runs/{run}/events", api.events),
+        ("POST", "/api/v0/runs/{run}/events", api.add_event),
+        ("POST", "/api/v0/runs/{run}/cancel", api.cancel),
+    ]
+    for method, path, handler in routes:
+        app.router.add_route(method, path, handler)
+
+
+class _Api:
+    def __init__(self, master: Master) -> None:
+        self._master = master
+
+    async def health(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def status(self, _: web.Request) -> web.Response:
+        return web.json_response(await asyncio.to_thread(self._master.describe))
+
+    # ---------------------------------------------------------------------------------------- membership
+
+    async def join(self, request: web.Request) -> web.Response:
+        body = await _body(request, "id", "url", "host", "num_cpus")
+        member = self._master.members.join(
+            id=body["id"], url=body["url"], host=body["host"], num_cpus=body["num_cpus"]
+        )
+        self._master.update_peers()
+        return web.json_response({
+            "node_ip": member.node_ip,
+            "ray_address": self._master.ray.address,
+            "peers": self._master.members.peers_of(member.id),
+        })
+
+    async def heartbeat(self, request: web.Request) -> web.Response:
+        body = await _body(request, "blocks", "bytes")
+        member = self._master.members.heartbeat(
+            request.match_info["id"], blocks=body["blocks"], size_bytes=body["bytes"]
+        )
+        return web.json_response({"peers": self._master.members.peers_of(member.id)})
+
+    async def leave(self, request: web.Request) -> web.Response:
+        self._master.members.leave(request.match_info["id"])
+        self._master.update_peers()
+        return web.json_response({})
+
+    # --------------------------------------------------------------------------------------------- names
+
+    async def names(self, request: web.Request) -> web.Response:
+        entries = await asyncio.to_thread(self._master.names.entries, request.query.get("kind"))
+        return web.json_response([entry.to_json() for entry in entries])
+
+    async def resolve(self, request: web.Request) -> web.Response:
+        try:
+            kind, ref = request.query["kind"], request.query["ref"]
+        except KeyError as error:
+            raise InvalidInput(f"{request.path} needs the query arguments kind and ref; {error} is missing") from error
+        entry = await asyncio.to_thread(self._master.names.resolve, kind, ref)
+        return web.json_response(entry.to_json())
+
+    async def register(self, request: web.Request) -> web.Response:
+        body = await _body(request, "kind", "name", "version", "cid")
+        cid = Cid.parse(body["cid"])
+
+        def register() -> dict[str, Any]:
+            # A name must never point to nothing: the record is here, or is fetched now.
+            record = self._master.store.get_record(cid)
+            if not isinstance(record, dict) or record.get("kind") != body["kind"]:
+                raise InvalidInput(f"{cid} is not a {body['kind']}")
+            return self._master.names.register(body["kind"], body["name"], body["version"], cid).to_json()
+
+        return web.json_response(await asyncio.to_thread(register))
+
+    async def set_alias(self, request: web.Request) -> web.Response:
+        body = await _body(request, "kind", "name", "alias", "version")
+        entry = await asyncio.to_thread(
+            self._master.names.set_alias,
+            body["kind"],
+            body["name"],
+            body["alias"],
+            body["version"],
+            expected=body.get("expected", UNCHECKED),
+        )
+        return web.json_response(entry.to_json())
+
+    # -------------------------------------------------------------------------------------------- blocks
+
+    async def missing(self, request: web.Request) -> web.Response:
+        body = await _body(request, "cids")
+        if not isinstance(body["cids"], list):
+            raise InvalidInput("cids must be a list")
+        cids = [Cid.parse(text) for text in body["cids"]]
+        has = self._master.blocks.has
+        found = await asyncio.to_thread(lambda: [str(cid) for cid in cids if not has(cid)])
+        return web.json_response({"missing": found})
+
+    async def import_car(self, request: web.Request) -> web.Response:
+        batch: list[tuple[Cid, Buffer]] = []
+        waiting = blocks = new = 0
+        async for cid, data in read_car(stream_reader(request.content)):
+            batch.append((cid, data))
+            blocks += 1
+            waiting += len(data)
+            if waiting >= _IMPORT_BATCH_BYTES:
+                new += await asyncio.to_thread(self._master.blocks.put_many, batch)
+                batch, waiting = [], 0
+        new += await asyncio.to_thread(self._master.blocks.put_many, batch)
+        return web.json_response({"blocks": blocks, "new_bytes": new})
+
+    # ---------------------------------------------------------------------------------------------- runs
+
+    async def runs(self, _: web.Request) -> web.Response:
+        found = await asyncio.to_thread(self._master.runs.all)
+        return web.json_response([status.to_json() for status in found])
+
+    async def submit(self, request: web.Request) -> web.Response:
+        body = await _body(request, "code", "data", "config")
+        try:
+            spec = RunSpec.from_json(body)
+        except TypeError as error:
+            raise InvalidInput(f"the run can't be read: {error}") from error
+        for cid in (spec.code, spec.data):
+            if not await asyncio.to_thread(self._master.blocks.has, cid):
+                raise NotFound(f"{cid} is not on the master; send it first (POST /api/v0/car)")
+        return web.json_response(self._master.submit(spec).to_json())
+
+    async def run(self, request: web.Request) -> web.Response:
+        return web.json_response(self._master.runs.get(request.match_info["run"]).to_json())
+
+    async def events(self, request: web.Request) -> web.Response:
+        """The events after ``after``; waits up to ``wait_s`` for one, or for the run's end."""
+        run = request.match_info["run"]
+        try:
+            after = int(request.query.get("after", "0"))
+            wait_s = min(MAX_WAIT_S, max(0.0, float(request.query.get("wait_s", "0"))))
+        except ValueError as error:
+            raise InvalidInput(f"after and wait_s are numbers: {error}") from error
+        deadline = asyncio.get_running_loop().time() + wait_s
+        while True:
+            status = self._master.runs.get(run)
+            events = self._master.runs.events(run, after=after)
+            left = deadline - asyncio.get_running_loop().time()
+            if events or status.state.final or left <= 0:
+                return web.json_response({"events": events, "run": status.to_json()})
+            async with self._master.changed:
+                try:
+                    await asyncio.wait_for(self._master.changed.wait(), min(left, 1.0))
+                except TimeoutError:
+                    continue
+
+    async def add_event(self, request: web.Request) -> web.Response:
+        seq = await self._master.note(request.match_info["run"], await _body(request, "type"))
+        return web.json_response({"seq": seq})
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        return web.json_response((await self._master.cancel(request.match_info["run"])).to_json())

@@ -1,0 +1,192 @@
+"""Where a client's names and runs live: in its own home, or on a master."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from holdfast.cluster.remote import RemoteNames
+from holdfast.errors import HoldfastError, NotFound, Unavailable
+from holdfast.http_client import HttpClient
+from holdfast.registry.names import Names, SqliteNames
+from holdfast.registry.opening import open_database
+from holdfast.registry.run_table import RunSpec, RunState, RunStatus, RunTable
+from holdfast.storage.car import car_frames
+from holdfast.storage.opening import open_local
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from holdfast.config import Settings
+    from holdfast.storage.cid import Buffer, Cid
+    from holdfast.storage.content import ContentStore
+
+    OnEvent = Callable[[dict[str, Any]], object]
+
+__all__ = ["Backend", "EmbeddedBackend", "MasterBackend"]
+
+_ASK_AT_ONCE = 4096
+
+
+class Backend(Protocol):
+    """What a :class:`~holdfast.Client` needs from where it is connected to."""
+
+    names: Names
+
+    def publish(self, root: Cid) -> None:
+        """Bring the DAG of a record to where the names are, before it is named there."""
+        ...
+
+    def run(self, spec: RunSpec, on_event: OnEvent) -> RunStatus:
+        """Run a training, and wait for its end.
+
+        Raises:
+            HoldfastError: It failed.
+        """
+        ...
+
+    def runs(self) -> list[RunStatus]:
+        """All runs, newest first."""
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """Nodes, names and runs."""
+        ...
+
+    def close(self) -> None:
+        """Close what this object opened."""
+        ...
+
+
+class EmbeddedBackend:
+    """Everything in this process and its home: no daemon, no port."""
+
+    def __init__(self, settings: Settings, store: ContentStore) -> None:
+        self._settings = settings
+        self._store = store
+        self._database = open_database(settings)
+        self._runs = RunTable(self._database)
+        self.names: Names = SqliteNames(self._database, store)
+
+    def publish(self, root: Cid) -> None:
+        """Nothing: it is here already."""
+
+    def run(self, spec: RunSpec, on_event: OnEvent) -> RunStatus:
+        """Train in this process; see :class:`Backend`."""
+        from holdfast.training.job import run_embedded
+
+        run = self._runs.create(spec).id
+
+        def report(event: dict[str, Any]) -> None:
+            self._runs.add_event(run, event)
+            on_event(event)
+
+        self._runs.start(run)
+        try:
+            record, model = run_embedded(spec, self._store, report)
+        except BaseException as error:
+            state = RunState.FAILED if isinstance(error, Exception) else RunState.CANCELLED
+            self._runs.finish(run, state, error=str(error) or type(error).__name__)
+            raise
+        return self._runs.finish(run, RunState.DONE, result={"run": str(record), "model": str(model)})
+
+    def runs(self) -> list[RunStatus]:
+        """All runs of this home, newest first."""
+        return self._runs.all()
+
+    def status(self) -> dict[str, Any]:
+        """The same fields as a master's, with this process as the only node."""
+        from holdfast import __version__
+
+        with open_local(self._settings) as local:
+            held = local.statistics()
+        node = {"id": "embedded", "role": "embedded", "url": "", "alive": True, **held}
+        return {
+            "version": __version__,
+            "url": None,
+            "nodes": [node],
+            "names": [entry.to_json() for entry in self.names.entries() if entry.kind != "conversion"],
+            "runs": [status.to_json() for status in self.runs()[:50]],
+        }
+
+    def close(self) -> None:
+        """Close the registry."""
+        self._database.close()
+
+
+class MasterBackend:
+    """Names and runs of a cluster."""
+
+    def __init__(self, url: str, token: str, store: ContentStore) -> None:
+        self._http = HttpClient(url, token, timeout_s=60.0)
+        self._store = store
+        self.url = self._http.url
+        self.names: Names = RemoteNames(self._http)
+
+    def publish(self, root: Cid) -> None:
+        """Send the master those blocks of a DAG that it lacks."""
+        cids = [cid for cid, _ in self._store.walk(root)]
+        missing: list[str] = []
+        for at in range(0, len(cids), _ASK_AT_ONCE):
+            asked = [str(cid) for cid in cids[at : at + _ASK_AT_ONCE]]
+            missing += self._http.post("/api/v0/blocks/missing", {"cids": asked})["missing"]
+        if not missing:
+            return
+        wanted = set(missing)
+
+        def blocks() -> Iterator[tuple[Cid, Buffer]]:
+            for cid in cids:
+                if str(cid) in wanted:
+                    yield cid, self._store.blocks.get(cid)
+
+        self._http.post("/api/v0/car", car_frames([root], blocks()))
+
+    def run(self, spec: RunSpec, on_event: OnEvent) -> RunStatus:
+        """Have the cluster train, and follow it; see :class:`Backend`. Interrupted, it cancels the run."""
+        for cid in (spec.code, spec.data):
+            self.publish(cid)
+        run: str = self._http.post("/api/v0/runs", spec.to_json())["id"]
+        try:
+            status = self._follow(run, on_event)
+        except BaseException:
+            with contextlib.suppress(HoldfastError):
+                self._http.post(f"/api/v0/runs/{run}/cancel")
+            raise
+        if status.state is not RunState.DONE:
+            raise Unavailable(f"{run} {status.state}: {status.error}")
+        return status
+
+    def _follow(self, run: str, on_event: OnEvent) -> RunStatus:
+        seen = 0
+        failures = 0
+        while True:
+            try:
+                answer = self._http.get(f"/api/v0/runs/{run}/events", after=seen, wait_s=20)
+                failures = 0
+            except NotFound:
+                raise
+            except Unavailable:
+                failures += 1  # the master may be busy for a moment; it holds the events
+                if failures == 5:
+                    raise
+                time.sleep(0.5)
+                continue
+            for event in answer["events"]:
+                seen = event["seq"]
+                on_event(event)
+            status = RunStatus.from_json(answer["run"])
+            if status.state.final and not answer["events"]:
+                return status
+
+    def runs(self) -> list[RunStatus]:
+        """All runs of the cluster, newest first."""
+        return [RunStatus.from_json(body) for body in self._http.get("/api/v0/runs")]
+
+    def status(self) -> dict[str, Any]:
+        """What the master says of itself."""
+        answer: dict[str, Any] = self._http.get("/api/v0/status")
+        return answer
+
+    def close(self) -> None:
+        """Nothing is held open."""

@@ -1,0 +1,326 @@
+"""The client: everything a person does with holdfast, embedded or against a cluster, in the same words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from holdfast.cluster.backend import Backend, EmbeddedBackend, MasterBackend
+from holdfast.config import load_settings, read_token, token_for
+from holdfast.errors import InvalidInput
+from holdfast.registry.code import bundle_code
+from holdfast.registry.lineage import LineageNode, verify
+from holdfast.registry.model_registry import ModelRegistry
+from holdfast.registry.records import ConversionRecord, RunRecord, load_record
+from holdfast.registry.run_table import RunSpec
+from holdfast.storage.cid import Cid
+from holdfast.storage.opening import open_store, write_peers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from holdfast.cluster.serving import RunningServer
+    from holdfast.inference.search import CorpusIndex
+    from holdfast.registry.names import NameEntry
+    from holdfast.registry.run_table import RunStatus
+    from holdfast.storage.content import ContentStore
+    from holdfast.storage.dataset import Dataset, TableLike
+    from holdfast.training.context import TrainFunction
+
+__all__ = ["Client", "Run", "connect"]
+
+
+def connect(
+    address: str | None = None, *, home: str | Path | None = None, token: str | None = None
+) -> Client:
+    """A client: of a cluster, or embedded in this process.
+
+    Args:
+        address: The master's URL, as ``holdfast up`` prints it; None opens the embedded form, which needs no daemon
+            and no port.
+        home: This client's own folder, where blocks are kept; default ``$HOLDFAST_HOME``, or ``~/.holdfast``.
+        token: The cluster's token; default: the one in ``<home>/token``.
+
+    Raises:
+        Unavailable: Nothing answers at the address.
+        Denied: The token is not the cluster's.
+        NotFound: No token was given, and there is none in the home.
+
+    Example:
+        >>> import holdfast
+        >>> with holdfast.connect(home=getfixture("tmp_path")) as client:
+        ...     cid = client.store.add_bytes(b"hello")
+        ...     print(cid)
+        bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq
+    """
+    settings = load_settings(home)
+    if address is None:
+        store = open_store(settings)
+        return Client(settings.home, store, EmbeddedBackend(settings, store))
+    # The home keeps the token, because every process that opens it fetches from the cluster's nodes.
+    secret = read_token(settings.home / "token") if token is None else token_for(settings.home, token)
+    store = open_store(settings)
+    try:
+        backend = MasterBackend(address, secret, store)
+        nodes = backend.status()["nodes"]
+    except BaseException:
+        store.close()
+        raise
+    write_peers(settings.home, [node["url"] for node in nodes if node["alive"]])
+    return Client(settings.home, store, backend)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A finished training run."""
+
+    id: str
+    cid: Cid
+    """Of the run record."""
+    model: Cid
+    """Of the model's manifest."""
+    record: RunRecord
+    seconds: float
+    """From its start to its end, as the clock said; not part of the record."""
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """The numbers of the last report."""
+        return self.record.metrics
+
+
+class Datasets:
+    """Datasets by name and by CID."""
+
+    def __init__(self, store: ContentStore, backend: Backend) -> None:
+        self._store = store
+        self._backend = backend
+
+    def store_dataset(
+        self,
+        dataset: TableLike | Mapping[str, TableLike],
+        name: str | None = None,
+        version: str | None = None,
+        *,
+        rows_per_shard: int = 65536,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Dataset:
+        """Store a table, or one a split, and name it if a name is given.
+
+        Args:
+            dataset: An Arrow table, a pandas frame, a mapping from column to NumPy array, or a mapping from split to
+                one of these.
+            name: Letters, digits, dots, dashes and underscores.
+            version: Like ``1.0.0``; default: the next minor version, or the one that the same data has.
+            rows_per_shard: Rows of each Parquet file; part of what decides the CID.
+            metadata: Plain values for the manifest; part of what decides the CID.
+
+        Raises:
+            InvalidInput: No rows, or columns that don't fit together.
+            Conflict: The version is other data already.
+        """
+        from holdfast.storage.dataset import store_dataset
+
+        stored = store_dataset(self._store, dataset, rows_per_shard=rows_per_shard, metadata=metadata)
+        self._backend.publish(stored.cid)
+        if name is not None:
+            self._backend.names.register("dataset", name, version, stored.cid)
+        return stored
+
+    def load_dataset(self, ref: str | Cid) -> Dataset:
+        """The dataset of a CID, a name (the newest version), ``name:1.0.0`` or ``name@alias``."""
+        from holdfast.storage.dataset import open_dataset
+
+        return open_dataset(self._store, _resolve(self._backend, "dataset", ref))
+
+    def list_datasets(self) -> list[NameEntry]:
+        """All versions of all names."""
+        return self._backend.names.entries("dataset")
+
+
+class Client:
+    """Data, training, models, serving and search; made by :func:`connect`.
+
+    Attributes:
+        store: Bytes, files, directories and records by CID.
+        datasets: :class:`Datasets`.
+        models: The :class:`~holdfast.registry.ModelRegistry`.
+    """
+
+    def __init__(self, home: Path, store: ContentStore, backend: Backend) -> None:
+        self.home = home
+        self.store = store
+        self.backend = backend
+        self.datasets = Datasets(store, backend)
+        self.models = ModelRegistry(store, backend.names, publish=backend.publish)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the store and the registry."""
+        self.backend.close()
+        self.store.close()
+
+    def train(
+        self,
+        function: TrainFunction,
+        dataset: str | Cid,
+        *,
+        config: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        workers: int = 1,
+        threads_per_worker: int = 1,
+        on_event: Callable[[dict[str, Any]], object] = lambda _: None,
+    ) -> Run:
+        """Train, and wait for the end; the run and the model are recorded, not named.
+
+        Args:
+            function: At the top level of a module; its source file becomes the run's code. It takes a
+                :class:`~holdfast.training.TrainContext` and returns the trained torch module.
+            dataset: A CID or a name.
+            config: Plain values for the function; part of the run record.
+            seed: Of torch, of the order of the data, and of everything else that is random.
+            workers: How many; more than one needs a cluster.
+            threads_per_worker: CPUs that each gets.
+            on_event: Called with each event: reports of the function, workers that start and end.
+
+        Raises:
+            InvalidInput: The function's source is not in a file, or several workers without a cluster.
+            Unavailable: The cluster is too small, or the training failed there.
+        """
+        if workers < 1 or threads_per_worker < 1:
+            raise InvalidInput(f"workers={workers} and threads_per_worker={threads_per_worker} must be at least 1")
+        spec = RunSpec(
+            code=bundle_code(self.store, function),
+            data=_resolve(self.backend, "dataset", dataset),
+            config=dict(config or {}),
+            seed=seed,
+            workers=workers,
+            threads_per_worker=threads_per_worker,
+        )
+        status = self.backend.run(spec, on_event)
+        cid = Cid.parse(status.result["run"])
+        return Run(
+            id=status.id,
+            cid=cid,
+            model=Cid.parse(status.result["model"]),
+            record=load_record(self.store, cid, RunRecord),
+            seconds=(status.finished or 0.0) - (status.started or 0.0),
+        )
+
+    def runs(self) -> list[RunStatus]:
+        """All runs, newest first."""
+        return self.backend.runs()
+
+    def convert(
+        self, model: str | Cid, *, split: str = "test", trust_code: bool = False
+    ) -> tuple[Cid, ConversionRecord]:
+        """The model's ONNX form, made once and compared with the original on real rows; its CID and its record.
+
+        Raises:
+            Corrupt: Its answers differ too much.
+        """
+        from holdfast.inference.conversion import convert_model, remember_conversion
+
+        cid = _resolve(self.backend, "model", model)
+        conversion, record = convert_model(
+            self.store, self.backend.names, cid, split=split, trust_code=trust_code
+        )
+        self.backend.publish(conversion)
+        remember_conversion(self.backend.names, cid, conversion)
+        return conversion, record
+
+    def serve(
+        self, model: str | Cid, *, host: str = "127.0.0.1", port: int = 0, token: str | None = None, threads: int = 1
+    ) -> RunningServer:
+        """Serve a model over HTTP (Open Inference Protocol v2) from this process, until it is closed.
+
+        Args:
+            model: A CID or a name; it is converted to ONNX if it has not been.
+            host: Address to listen on.
+            port: 0 takes a free one.
+            token: Bearer token that requests must carry; None asks for none.
+            threads: ONNX Runtime's, for each request.
+
+        Raises:
+            Unavailable: The port is in use.
+        """
+        from holdfast.cluster.serving import serve_model
+
+        return serve_model(self, model, host=host, port=port, token=token, threads=threads)
+
+    def build_index(
+        self,
+        name: str | None,
+        *,
+        corpus: str | Cid,
+        model: str | Cid,
+        version: str | None = None,
+        output: str = "embedding",
+        metric: str = "cosine",
+        factory: str = "Flat",
+    ) -> CorpusIndex:
+        """Embed a dataset with a model and index the vectors; name the index if a name is given.
+
+        Args:
+            name: Of the index.
+            corpus: A dataset's CID or name.
+            model: A model's CID or name.
+            version: Like ``1.0.0``; default: the next minor one.
+            output: The output of the model that is the vector.
+            metric: ``cosine``, ``ip`` or ``l2``.
+            factory: FAISS' description of the index; ``Flat`` is exact.
+        """
+        from holdfast.inference.search import CorpusIndex, build_index
+
+        conversion, record = self.convert(model)
+        cid = build_index(
+            self.store,
+            corpus=_resolve(self.backend, "dataset", corpus),
+            model=record.model,
+            conversion=conversion,
+            output=output,
+            metric=metric,
+            factory=factory,
+        )
+        self.backend.publish(cid)
+        if name is not None:
+            self.backend.names.register("index", name, version, cid)
+        return CorpusIndex(self.store, cid)
+
+    def open_index(self, ref: str | Cid) -> CorpusIndex:
+        """The index of a CID or a name, ready to search."""
+        from holdfast.inference.search import CorpusIndex
+
+        return CorpusIndex(self.store, _resolve(self.backend, "index", ref))
+
+    def verify(self, ref: str | Cid) -> LineageNode:
+        """What a model (or any CID) is made of, with every block hashed again; look at ``ok`` and ``render()``."""
+        return verify(self.store, self.resolve(ref))
+
+    def resolve(self, ref: str | Cid) -> Cid:
+        """The CID that a reference means: a CID itself, or a model, index or dataset by name."""
+        for kind in ("model", "index"):
+            try:
+                return _resolve(self.backend, kind, ref)
+            except LookupError:
+                continue
+        return _resolve(self.backend, "dataset", ref)
+
+    def status(self) -> dict[str, Any]:
+        """Nodes, names and runs, as plain values."""
+        return self.backend.status()
+
+
+def _resolve(backend: Backend, kind: str, ref: str | Cid) -> Cid:
+    if isinstance(ref, Cid):
+        return ref
+    try:
+        return Cid.parse(ref)
+    except InvalidInput:
+        return backend.names.resolve(kind, ref).cid

@@ -1,0 +1,68 @@
+"""The dashboard: one page that shows nodes, datasets, models, indexes and runs, live."""
+
+from __future__ import annotations
+
+import hmac
+from importlib import resources
+
+from aiohttp import web
+
+from holdfast.errors import Denied
+from holdfast.web import TOKEN_COOKIE
+
+__all__ = ["add_dashboard_routes"]
+
+_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+_SECURITY = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+def add_dashboard_routes(app: web.Application, token: str) -> None:
+    """Serve the dashboard from ``app``: the page at ``/``, its parts under ``/assets/``, and the log-in at ``/login``.
+
+    The middleware must leave ``/`` and ``/login`` free: a browser without the token gets the log-in page there.
+    """
+
+    def known(given: str) -> bool:
+        return hmac.compare_digest(given.strip().encode(), token.encode())
+
+    async def index(request: web.Request) -> web.Response:
+        if "token" in request.query:
+            # The link that 'holdfast up' prints: keep the token in a cookie, and out of the address bar.
+            if not known(request.query["token"]):
+                raise Denied("the link's token is not this cluster's")
+            return _logged_in(token)
+        return _file("index.html" if known(request.cookies.get(TOKEN_COOKIE, "")) else "login.html")
+
+    async def login(request: web.Request) -> web.Response:
+        if not known(str((await request.post()).get("token", ""))):
+            return _file("login.html", status=401)
+        return _logged_in(token)
+
+    async def asset(request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        if name not in ("app.js", "style.css", "icon.svg"):
+            raise web.HTTPNotFound
+        return _file(name)
+
+    app.router.add_get("/", index)
+    app.router.add_post("/login", login)
+    app.router.add_get("/assets/{name}", asset)
+
+
+def _logged_in(token: str) -> web.Response:
+    response = web.Response(status=303, headers={"Location": "/"} | _SECURITY)
+    response.set_cookie(TOKEN_COOKIE, token, httponly=True, samesite="Strict")
+    return response
+
+
+def _file(name: str, *, status: int = 200) -> web.Response:
+    body = resources.files(__package__).joinpath(name).read_bytes()
+    return web.Response(
+        body=body, status=status, content_type=_TYPES[name.rpartition(".")[2]], charset="utf-8", headers=_SECURITY
+    )

@@ -1,0 +1,226 @@
+"""The master: Ray's head, the registry, the JSON API, the dashboard, and a node like the others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+from aiohttp import web
+
+from holdfast import __version__
+from holdfast.cluster.api import add_api_routes
+from holdfast.cluster.dashboard import add_dashboard_routes
+from holdfast.cluster.membership import HEARTBEAT_S, Member, Membership, is_loopback, loopback_network
+from holdfast.cluster.processes import spawn, stop, tail
+from holdfast.cluster.ray_node import RayNode, ray_environment
+from holdfast.config import Settings, token_for
+from holdfast.errors import Conflict, HoldfastError, InvalidInput, Unavailable
+from holdfast.registry.names import SqliteNames
+from holdfast.registry.opening import open_database
+from holdfast.registry.run_table import RunSpec, RunState, RunStatus, RunTable
+from holdfast.storage.node_server import add_block_routes
+from holdfast.storage.opening import open_blocks, open_local, open_store, write_peers
+from holdfast.telemetry import get_logger
+from holdfast.training.ray_job import RayJob, answer_of
+from holdfast.web import bearer_token, errors_as_json, listen, metrics
+
+__all__ = ["Master"]
+
+log = get_logger(__name__)
+
+MASTER_ID = "master"
+MAX_RUNNING = 2
+"""Runs at a time; each has a driver process of its own. The others wait in order."""
+
+
+class Master:
+    """Everything that the master holds. The API's handlers are in ``api.py``; this is what they act on."""
+
+    def __init__(self, settings: Settings) -> None:
+        host = settings.master.host
+        if host in ("0.0.0.0", "::", ""):  # noqa: S104 -- refused, not bound
+            raise InvalidInput(f"host {host!r}: give the one address at which the other machines reach this one")
+        self.settings = settings
+        self.token = token_for(settings.home)
+        self.started = time.time()
+        self.local = open_local(settings)
+        self.blocks = open_blocks(settings)
+        self.store = open_store(settings)
+        self.database = open_database(settings)
+        self.names = SqliteNames(self.database, self.store)
+        self.runs = RunTable(self.database)
+        self.changed = asyncio.Condition()
+        """Notified when a run gets an event or ends."""
+        network = loopback_network()
+        node_ip = f"{network}.1" if is_loopback(host) else host
+        self.ray = RayNode(settings.home, node_ip=node_ip, num_cpus=settings.master.num_cpus)
+        self.url = ""
+        self.members = Membership(
+            Member(id=MASTER_ID, role="master", url="", node_ip=node_ip, num_cpus=settings.master.num_cpus), network
+        )
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(MAX_RUNNING)
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """Listen, and start Ray's head; returns when both answer.
+
+        Raises:
+            Unavailable: The port is in use, or Ray does not start.
+        """
+        await self.listen()
+        self.ray.start()
+        await asyncio.to_thread(self.ray.wait_ready)
+
+    async def listen(self) -> None:
+        """Answer HTTP: blocks, API and dashboard. Without Ray, runs can't start yet.
+
+        Raises:
+            Unavailable: The port is in use.
+        """
+        app = web.Application(
+            middlewares=[errors_as_json, bearer_token(self.token, free=("/healthz", "/", "/login", "/assets/style.css", "/assets/icon.svg"))],
+            client_max_size=8 << 20,
+        )
+        add_block_routes(app, self.blocks)
+        add_api_routes(app, self)
+        add_dashboard_routes(app, self.token)
+        app.router.add_get("/metrics", metrics)
+        self._runner, self.url = await listen(app, self.settings.master.host, self.settings.master.port)
+        self.members.all()[0].url = self.url
+        self.update_peers()
+
+    async def watch(self, stopping: asyncio.Event) -> None:
+        """Return when ``stopping`` is set.
+
+        Raises:
+            Unavailable: Ray's head ended.
+        """
+        while not stopping.is_set():
+            self.ray.check()
+            self.members.heartbeat(MASTER_ID, **await asyncio.to_thread(self.holdings))
+            self.update_peers()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), HEARTBEAT_S)
+
+    async def aclose(self) -> None:
+        """Cancel runs, stop Ray, close everything."""
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, asyncio.to_thread(self.ray.stop), return_exceptions=True)
+        if self._runner is not None:
+            await self._runner.cleanup()
+        write_peers(self.settings.home, [])
+        self.store.close()
+        self.blocks.close()
+        self.local.close()
+        self.database.close()
+
+    def holdings(self) -> dict[str, int]:
+        """What the master's own store holds."""
+        held = self.local.statistics()
+        return {"blocks": held["blocks"], "size_bytes": held["bytes"]}
+
+    def update_peers(self) -> None:
+        """Tell every process that uses the master's home whom to ask for blocks."""
+        write_peers(self.settings.home, self.members.peers_of(MASTER_ID))
+
+    # --------------------------------------------------------------------------------------------- runs
+
+    def submit(self, spec: RunSpec) -> RunStatus:
+        """Queue a run.
+
+        Raises:
+            Unavailable: The living nodes have fewer CPUs than it needs: it could never start.
+        """
+        cpus = [member.num_cpus for member in self.members.alive()]
+        places = sum(count // spec.threads_per_worker for count in cpus)
+        if spec.workers > places:
+            raise Unavailable(
+                f"the run wants {spec.workers} workers of {spec.threads_per_worker} CPU each, but the living nodes have "
+                f"room for {places} ({sum(cpus)} CPUs on {len(cpus)} nodes): start more with 'holdfast worker --join {self.url}'"
+            )
+        status = self.runs.create(spec)
+        task = asyncio.create_task(self._run(status.id, spec), name=status.id)
+        self._running[status.id] = task
+        task.add_done_callback(lambda _: self._running.pop(status.id, None))
+        return status
+
+    async def cancel(self, run: str) -> RunStatus:
+        """End a run that waits or runs.
+
+        Raises:
+            Conflict: It has ended.
+        """
+        self.runs.get(run)
+        task = self._running.get(run)
+        if task is None:
+            raise Conflict(f"{run} has ended already")
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return self.runs.get(run)
+
+    async def note(self, run: str, event: dict[str, Any]) -> int:
+        """Add an event to a run, and wake who waits for it."""
+        seq = self.runs.add_event(run, event)
+        async with self.changed:
+            self.changed.notify_all()
+        return seq
+
+    async def _run(self, run: str, spec: RunSpec) -> None:
+        try:
+            async with self._slots:
+                self.runs.start(run)
+                result = await self._drive(RayJob(
+                    run_id=run, spec=spec, ray_address=self.ray.address, node_ip=self.ray.node_ip, master_url=self.url,
+                ))
+            self.runs.finish(run, RunState.DONE, result=result)
+        except asyncio.CancelledError:
+            self.runs.finish(run, RunState.CANCELLED, error="cancelled")
+        except Exception as error:
+            if not isinstance(error, HoldfastError):
+                log.exception("%s failed", run)
+            self.runs.finish(run, RunState.FAILED, error=str(error) or type(error).__name__)
+        finally:
+            async with self.changed:
+                self.changed.notify_all()
+
+    async def _drive(self, job: RayJob) -> dict[str, str]:
+        logfile = self.settings.home / "logs" / f"{job.run_id}.log"
+        process = spawn(
+            [sys.executable, "-m", "holdfast.training.ray_job"],
+            log=logfile,
+            environment=ray_environment(self.settings.home, self.ray.node_ip),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            line, _ = await asyncio.to_thread(process.communicate, json.dumps(job.to_json()).encode())
+        except asyncio.CancelledError:
+            await asyncio.to_thread(stop, [process], grace_s=0.5)
+            raise
+        if not line.strip():
+            raise Unavailable(f"the driver of {job.run_id} ended without an answer: {tail(logfile)}")
+        return answer_of(line.decode())
+
+    def describe(self) -> dict[str, Any]:
+        """What ``GET /api/v0/status`` answers."""
+        return {
+            "version": __version__,
+            "url": self.url,
+            "uptime_s": round(time.time() - self.started, 1),
+            "ray_address": self.ray.address,
+            "nodes": [member.to_json() for member in self.members.all()],
+            "names": [entry.to_json() for entry in self.names.entries() if entry.kind != "conversion"],
+            "runs": [status.to_json() for status in self.runs.all()[:50]],
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """Where it is."""
+        return {"role": "master", "url": self.url, "ray_address": self.ray.address}

@@ -1,0 +1,134 @@
+"""Registered models as ONNX: converted once, compared with the original on real rows, and a record by itself."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from holdfast.errors import Corrupt, InvalidInput, NotFound
+from holdfast.inference.onnx_converter import ONNXConverter
+from holdfast.inference.onnx_engine import ONNXInferenceEngine
+from holdfast.registry.model_registry import ModelRegistry
+from holdfast.registry.records import ConversionRecord, ModelRecord, RunRecord, load_record
+from holdfast.storage.dataset import Dataset, open_dataset
+from holdfast.storage.loader import table_to_numpy
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from holdfast.registry.names import Names
+    from holdfast.storage.cid import Cid
+    from holdfast.storage.content import ContentStore
+
+__all__ = ["convert_model", "model_input", "open_engine"]
+
+KIND = "conversion"
+OPSET = 20
+_VERSION = "1.0.0"
+MAX_SAMPLES = 2048
+"""Rows that the comparison runs on at most: differences show early, and large splits take long."""
+
+
+def model_input(dataset: Dataset, split: str, column: str) -> NDArray[np.float32]:
+    """One column of a split as the float32 array, rows first, that a model takes.
+
+    Raises:
+        InvalidInput: The dataset has no such column.
+    """
+    if column not in dataset.columns:
+        raise InvalidInput(
+            f"the model takes the column {column!r}, which dataset {dataset.cid} does not have; "
+            f"it has {', '.join(dataset.columns)}"
+        )
+    pieces = [
+        table_to_numpy(dataset.read_shard(shard).select([column]))[column].astype(np.float32)
+        for shard in dataset.shards(split)
+    ]
+    return np.concatenate(pieces)
+
+
+def convert_model(
+    store: ContentStore, names: Names, model: Cid, *, split: str = "test", trust_code: bool = False
+) -> tuple[Cid, ConversionRecord]:
+    """The ONNX form of a model: the one that is known already, or a new one.
+
+    A new conversion counts only after its answers were compared with the original's on rows of the data that the model was
+    trained on.
+
+    Args:
+        store: Where models, data and the result are.
+        names: Remembers which models are converted.
+        model: The model's manifest.
+        split: Which rows to compare on.
+        trust_code: Run the model's recorded source where it is not installed here.
+
+    Raises:
+        Corrupt: The ONNX model's answers differ too much; nothing was recorded.
+        InvalidInput: The model says nothing about its input, or was not trained by a recorded run.
+    """
+    try:
+        known = names.resolve(KIND, f"{model}:{_VERSION}").cid
+        return known, load_record(store, known, ConversionRecord)
+    except NotFound:
+        pass
+    manifest = load_record(store, model, ModelRecord)
+    if manifest.run is None or not manifest.input_shape or not manifest.input_column:
+        raise InvalidInput(
+            f"model {model} has no run or no input_shape and input_column: there is nothing to compare an ONNX form on"
+        )
+    dataset = open_dataset(store, load_record(store, manifest.run, RunRecord).data)
+    module = ModelRegistry(store, names).load(model, trust_code=trust_code)
+    samples = model_input(dataset, split, manifest.input_column)[:MAX_SAMPLES]
+    converter = ONNXConverter()
+    with tempfile.TemporaryDirectory(prefix="holdfast-onnx-") as folder:
+        path = Path(folder) / "model.onnx"
+        converter.convert_pytorch_model(
+            module,
+            path,
+            (1, *manifest.input_shape),
+            input_names=(manifest.input_column,),
+            output_names=getattr(module, "output_names", None),
+            opset_version=OPSET,
+        )
+        comparison = converter.compare_models(module, path, samples)
+        if not comparison.passed:
+            raise Corrupt(
+                f"the ONNX form of {model} answers differently: max difference {comparison.max_difference:.3g} on "
+                f"{comparison.samples} rows of {dataset.cid}; it was not kept"
+            )
+        onnx = store.add(path)
+    record = ConversionRecord(
+        model=model,
+        onnx=onnx,
+        opset=OPSET,
+        data=dataset.cid,
+        split=split,
+        comparison={
+            "max_difference": comparison.max_difference,
+            "max_relative_difference": comparison.max_relative_difference,
+            "atol": comparison.atol,
+            "rtol": comparison.rtol,
+            "samples": comparison.samples,
+            "top1_agreement": comparison.top1_agreement,
+        },
+    )
+    return record.store(store), record
+
+
+def remember_conversion(names: Names, model: Cid, conversion: Cid) -> None:
+    """Note a conversion, so that the next :func:`convert_model` finds it."""
+    names.register(KIND, str(model), _VERSION, conversion)
+
+
+def open_engine(store: ContentStore, record: ConversionRecord, **options: Any) -> ONNXInferenceEngine:
+    """The engine that runs a converted model, straight from its verified bytes.
+
+    Args:
+        store: Gives the bytes.
+        record: The conversion.
+        options: Of :class:`ONNXInferenceEngine`.
+    """
+    return ONNXInferenceEngine(store.read(record.onnx), **options)
