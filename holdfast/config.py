@@ -10,7 +10,9 @@ an error with a suggestion, never ignored. ``holdfast config`` prints each value
 from __future__ import annotations
 
 import difflib
+import math
 import os
+import re
 import secrets
 import tomllib
 from dataclasses import dataclass, field, fields
@@ -37,6 +39,7 @@ __all__ = [
 
 ENV_PREFIX = "HOLDFAST_"
 MIN_TOKEN_CHARS = 16
+_TOKEN = re.compile(r"[!-~]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,12 +170,14 @@ def load_settings(home: str | Path | None = None, **arguments: Any) -> Settings:
 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise InvalidInput(
+            f"{path} can't be read ({error.strerror}): is {path.parent} a folder of yours?"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path} is not valid TOML: {error}") from error
     flat: dict[str, Any] = {}
     for section, table in tables.items():
@@ -195,15 +200,19 @@ def _typed(key: str, wanted: Any, value: Any) -> Any:
         if wanted is bool:
             if isinstance(value, bool):
                 return value
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
+                value.lower()
+            ]
         if wanted is int and not isinstance(value, (bool, float)):
             return int(value)
-        if wanted is float and not isinstance(value, bool):
+        if wanted is float and not isinstance(value, bool) and math.isfinite(float(value)):
             return float(value)
         if wanted is str and isinstance(value, str):
             return value
         if wanted == tuple[str, ...]:
-            return tuple(v for v in (value.split(",") if isinstance(value, str) else value) if v)
+            items = value.split(",") if isinstance(value, str) else list(value)
+            if not isinstance(value, dict):
+                return tuple(stripped for item in items if (stripped := str.strip(item)))
     except (KeyError, TypeError, ValueError, AttributeError):
         pass
     raise InvalidInput(f"setting {key!r} must be a {getattr(wanted, '__name__', wanted)}, not {value!r}")
@@ -218,7 +227,12 @@ def token_for(home: Path, token: str | None = None) -> str:
 
     Raises:
         Denied: The file can be read by others.
+        InvalidInput: The given token is too short, or has characters that can't be sent.
     """
+    if token is not None and not (_TOKEN.fullmatch(token) and len(token) >= MIN_TOKEN_CHARS):
+        raise InvalidInput(
+            f"a token has at least {MIN_TOKEN_CHARS} characters, all printable ASCII, and no spaces"
+        )
     path = home / "token"
     with disk_errors(home):
         home.mkdir(parents=True, exist_ok=True)
@@ -250,6 +264,8 @@ def read_token(path: Path) -> str:
         token = path.read_text(encoding="ascii").strip()
     except FileNotFoundError as error:
         raise NotFound(f"there is no token file {path}") from error
+    except (PermissionError, UnicodeDecodeError) as error:
+        raise Denied(f"the token file {path} can't be read: {error}") from error
     if mode:
         raise Denied(f"the token file {path} can be read by others: chmod 600 {path}")
     if len(token) < MIN_TOKEN_CHARS:

@@ -1,3 +1,4 @@
+# ruff: noqa: N818 -- "Error" behind every name would say nothing new
 """Every error that holdfast raises, one class per reaction.
 
 ::

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
-from holdfast.errors import InvalidInput, Unavailable, error_from_json
+from holdfast.errors import HoldfastError, InvalidInput, Unavailable, error_from_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,10 +23,10 @@ class HttpClient:
     Args:
         url: ``http://host:port``.
         token: Sent as bearer token.
-        timeout_s: Of one call.
+        timeout_s: Of the connection, and of each wait for more of the answer.
 
     Raises:
-        InvalidInput: The URL is not of this form.
+        InvalidInput: The URL is not of this form, or the token can't be sent.
     """
 
     def __init__(self, url: str, token: str | None = None, *, timeout_s: float = 30.0) -> None:
@@ -36,7 +37,9 @@ class HttpClient:
             raise InvalidInput(f"{url!r} has no valid port: {error}") from error
         if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query:
             raise InvalidInput(f"{url!r} is not the address of a holdfast server: http://<host>:<port>")
-        self.url = f"http://{parts.hostname}:{port}"
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise InvalidInput("the token can't be sent: it has characters other than printable ASCII")
+        self.url = f"http://{f'[{parts.hostname}]' if ':' in parts.hostname else parts.hostname}:{port}"
         self._address = (parts.hostname, port)
         self._token = token
         self._timeout_s = timeout_s
@@ -62,15 +65,34 @@ class HttpClient:
         if hasattr(body, "keys"):
             payload = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"
+        status, data = self._exchange(method, path, payload, headers)
+        try:
+            answer = json.loads(data) if data else None
+        except ValueError:
+            answer = data[:200]
+            if status < 400:
+                raise Unavailable(f"{self.url} is not a holdfast server: {answer!r}") from None
+        if status >= 400:
+            raise error_from_json(answer, where=f"{self.url}{path.partition('?')[0]} (HTTP {status})")
+        return answer
+
+    def _exchange(self, method: str, path: str, payload: Any, headers: dict[str, str]) -> tuple[int, bytes]:
+        """Status and body of the answer, whatever it is."""
         connection = http.client.HTTPConnection(*self._address, timeout=self._timeout_s)
         try:
             if payload is None or isinstance(payload, bytes):
                 connection.request(method, path, payload, headers)
             else:
                 headers["Transfer-Encoding"] = "chunked"
-                connection.request(method, path, iter(payload), headers, encode_chunked=True)
+                # A server that refuses says so before it has read everything: its answer tells why.
+                with contextlib.suppress(BrokenPipeError):
+                    connection.request(method, path, iter(payload), headers, encode_chunked=True)
             response = connection.getresponse()
-            data = response.read()
+            return response.status, response.read()
+        except HoldfastError:
+            raise  # from the pieces of the body
+        except http.client.InvalidURL as error:
+            raise InvalidInput(f"{path!r:.200} is not a path of {self.url}: {error}") from error
         except ConnectionRefusedError as error:
             raise Unavailable(f"nothing listens at {self.url}: is it running?") from error
         except (OSError, http.client.HTTPException) as error:
@@ -78,12 +100,3 @@ class HttpClient:
             raise Unavailable(f"{self.url} {what} ({method} {path.partition('?')[0]})") from error
         finally:
             connection.close()
-        try:
-            answer = json.loads(data) if data else None
-        except ValueError:
-            answer = data[:200]
-            if response.status < 400:
-                raise Unavailable(f"{self.url} is not a holdfast server: {answer!r}") from None
-        if response.status >= 400:
-            raise error_from_json(answer, where=f"{self.url}{path.partition('?')[0]} (HTTP {response.status})")
-        return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hmac
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
 
     from aiohttp import StreamReader
+    from aiohttp.typedefs import Handler, Middleware
 
-    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-    Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
 __all__ = ["TOKEN_COOKIE", "bearer_token", "errors_as_json", "listen", "metrics", "stream_reader"]
 
@@ -32,6 +32,8 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         response = await handler(request)
     except HoldfastError as error:
+        if request.writer.output_size:
+            raise  # the answer has begun: breaking off is all that is left to tell of it
         response = web.json_response(error.to_json(), status=error.http_status)
     except web.HTTPException as error:
         if error.status < 400:
@@ -39,13 +41,15 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         body = {"error": f"{request.method} {request.path}: {error.reason}", "code": "http"}
         response = web.json_response(body, status=error.status)
     except Exception:
+        if request.writer.output_size:
+            raise
         log.exception("%s %s failed", request.method, request.path)
         body = {"error": "an unforeseen failure; the server's log has the details", "code": "internal"}
         response = web.json_response(body, status=500)
     route = request.match_info.route.resource
-    counter(
-        "holdfast_http_requests_total", "HTTP requests answered.", ("method", "route", "status")
-    ).labels(request.method, route.canonical if route else "unknown", response.status).inc()
+    counter("holdfast_http_requests_total", "HTTP requests answered.", ("method", "route", "status")).labels(
+        request.method, route.canonical if route else "unknown", response.status
+    ).inc()
     return response
 
 
@@ -57,18 +61,22 @@ def bearer_token(token: str, *, free: Collection[str] = ()) -> Middleware:
             never changes anything, so no other site can make it do so.
         free: Paths that need no token.
     """
-    wanted = token.encode()
+    wanted = _bytes(token)
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             given = request.cookies.get(TOKEN_COOKIE, "") if request.method in ("GET", "HEAD") else ""
-        if request.path not in free and not hmac.compare_digest(given.strip().encode(), wanted):
+        if request.path not in free and not hmac.compare_digest(_bytes(given.strip()), wanted):
             raise Denied("the token is missing or wrong: send it as 'Authorization: Bearer <token>'")
         return await handler(request)
 
     return check
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")  # aiohttp reads bytes that are not UTF-8 as surrogates
 
 
 async def metrics(_: web.Request) -> web.Response:
@@ -83,17 +91,19 @@ async def listen(app: web.Application, host: str, port: int) -> tuple[web.AppRun
     Raises:
         Unavailable: The port is in use, or the address is not this machine's.
     """
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port, shutdown_timeout=2.0)
+        site = web.TCPSite(runner, host, port)
         await site.start()
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         await runner.cleanup()
-        hint = "another program uses it" if port else "no port is free"
-        raise Unavailable(f"can't listen on {host}:{port} ({error.strerror}): {hint}; choose another port") from error
+        hint = "another program uses the port; choose another one"
+        if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE:
+            hint = "choose an address of this machine and a port from 1024 to 65535"
+        raise Unavailable(f"can't listen on {host}:{port}: {hint} ({error})") from error
     actual = runner.addresses[0][1]
-    return runner, f"http://{host}:{actual}"
+    return runner, f"http://{f'[{host}]' if ':' in host else host}:{actual}"
 
 
 def stream_reader(content: StreamReader) -> Callable[[int], Awaitable[bytes]]:

@@ -69,7 +69,7 @@ class Batcher:
     """The queue and the thread of one engine.
 
     Args:
-        engine: Who computes; called from one thread only.
+        engine: Who computes; never called twice at the same time.
         name: Name of the model, for messages and the thread.
         max_batch_size: Rows that go through the engine together at most. A larger request runs alone.
         max_queue: Requests that may wait; more are refused.

@@ -129,22 +129,23 @@ def fit_inputs(infos: Sequence[TensorInfo], inputs: Inputs) -> dict[str, Array]:
     return feeds
 
 
-def rows_can_be_batched(inputs: Iterable[TensorInfo], outputs: Iterable[TensorInfo]) -> bool:
+def rows_can_be_batched(inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]) -> bool:
     """Whether the shapes allow rows of several requests to go through the model together.
 
     The first dimension of every input and output must be one and the same dynamic dimension, and no other
-    dimension may depend on it (as in a square matrix of pairs).
+    dimension may depend on it (as in a square matrix of pairs). Several inputs must name it: without a name
+    nothing says that their rows belong together.
     """
     shapes = [info.shape for info in (*inputs, *outputs)]
-    if not shapes or not all(shapes):
+    if not inputs or not all(shapes):
         return False
     firsts = {shape[0] for shape in shapes}
     name = firsts.pop()
-    return (
-        not firsts
-        and not isinstance(name, int)
-        and (name is None or not any(name in shape[1:] for shape in shapes))
-    )
+    if firsts or isinstance(name, int):
+        return False
+    if name is None:
+        return len(inputs) == 1
+    return not any(name in shape[1:] for shape in shapes)
 
 
 def _fit(info: TensorInfo, value: Any) -> Array:

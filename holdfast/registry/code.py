@@ -8,6 +8,8 @@ import importlib.util
 import inspect
 import linecache
 import sys
+import threading
+import time
 import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,10 @@ __all__ = ["bundle_code", "load_code"]
 
 _ORIGIN = "__holdfast_origin__"
 """On a module made by :func:`load_code`: its recorded name and source."""
+_CLOCK_S = 0.05
+"""Files' times and the clock may differ by so much."""
+_imported_at: dict[str, float] = {}
+_loading = threading.RLock()
 
 
 def bundle_code(store: ContentStore, target: Callable[..., Any]) -> Cid:
@@ -47,7 +53,9 @@ def bundle_code(store: ContentStore, target: Callable[..., Any]) -> Cid:
             path = Path(inspect.getsourcefile(target) or "")
             source = path.read_bytes()
         except (TypeError, OSError) as error:
-            raise InvalidInput(f"the source of {name} is not in a file; put it into a module and import it") from error
+            raise InvalidInput(
+                f"the source of {name} is not in a file; put it into a module and import it"
+            ) from error
         module = path.stem if target.__module__ == "__main__" else target.__module__
     files = store.add_files({module.replace(".", "/") + ".py": source})
     return CodeRecord(files=files, entry=f"{module}:{name}").store(store)
@@ -57,12 +65,14 @@ def load_code(store: ContentStore, cid: Cid, *, trust: bool) -> Any:
     """The function or class of a code record.
 
     Where the same module is installed here with the very same source, that is imported. Otherwise the recorded source is run,
-    if the caller trusts it.
+    if the caller trusts it. So it is, too, where the module was loaded before its file got this source: what runs is
+    always what was hashed.
 
     Args:
         store: Gives the source, verified.
         cid: The code record.
-        trust: Run code that is not installed here.
+        trust: Run code that is not installed here. Without it, the result still is whatever the record names in an
+            installed module, ``subprocess.Popen`` for one: look at it before you call it.
 
     Raises:
         Denied: The code is not installed here and not trusted.
@@ -72,27 +82,41 @@ def load_code(store: ContentStore, cid: Cid, *, trust: bool) -> Any:
     module_name, _, name = record.entry.partition(":")
     path = module_name.replace(".", "/") + ".py"
     source = bytes(store.read(store.resolve(f"{record.files}/{path}")))
-    module = _installed(module_name, source)
-    if module is None:
-        if not trust:
-            raise Denied(
-                f"{record.entry} ({cid}) is not installed here, and code from a CID runs only when you trust "
-                "it: look at it with 'holdfast get', then say trust_code=True"
-            )
-        module = _run(module_name, source, path)
+    installed = _installed(module_name, source)
+    if installed is None and not trust:
+        raise Denied(
+            f"{record.entry} ({cid}) is not installed here, and code from a CID runs only when you trust "
+            "it: look at it with 'holdfast get', then say trust_code=True"
+        )
+    with _loading:  # one thread must not see a module that another is still running
+        module = _import(module_name, installed) if installed else None
+        module = module or _run(module_name, source, path)
     if not hasattr(module, name):
         raise NotFound(f"the code {cid} has no {name!r} in {path}")
     return getattr(module, name)
 
 
-def _installed(module_name: str, source: bytes) -> types.ModuleType | None:
+def _installed(module_name: str, source: bytes) -> Path | None:
+    """The file of the installed module, if its source is this one."""
     try:
         spec = importlib.util.find_spec(module_name)
         if spec is None or spec.origin is None or Path(spec.origin).read_bytes() != source:
             return None
-        return importlib.import_module(module_name)
+        return Path(spec.origin)
     except (ImportError, OSError, ValueError):
         return None
+
+
+def _import(module_name: str, file: Path) -> types.ModuleType | None:
+    """The installed module, or None where it was loaded and its file may have been changed since."""
+    import psutil
+
+    if module_name not in sys.modules:
+        _imported_at[module_name] = time.time()
+        return importlib.import_module(module_name)
+    # When others loaded it is not known, but it was in this process' life.
+    since = _imported_at.get(module_name) or psutil.Process().create_time()
+    return sys.modules[module_name] if file.stat().st_ctime < since - _CLOCK_S else None
 
 
 def _run(module_name: str, source: bytes, path: str) -> types.ModuleType:
@@ -102,13 +126,15 @@ def _run(module_name: str, source: bytes, path: str) -> types.ModuleType:
         return sys.modules[unique]
     module = types.ModuleType(unique)
     module.__file__ = f"<{unique}>/{path}"
+    module.__package__ = module_name.rpartition(".")[0]  # relative imports mean what is installed here
     setattr(module, _ORIGIN, (module_name, source))
-    text = source.decode()
+    text = importlib.util.decode_source(source)
     # Tracebacks and inspect.getsource find the lines here.
     linecache.cache[module.__file__] = (len(text), None, text.splitlines(keepends=True), module.__file__)
     sys.modules[unique] = module
     try:
-        exec(compile(source, module.__file__, "exec"), module.__dict__)  # noqa: S102 -- verified, and trusted by the caller
+        code = compile(source, module.__file__, "exec", dont_inherit=True)  # not with this file's __future__
+        exec(code, module.__dict__)  # noqa: S102 -- verified, and trusted by the caller
     except BaseException:
         del sys.modules[unique]
         raise

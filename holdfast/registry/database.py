@@ -7,7 +7,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from holdfast.errors import Corrupt, Unavailable, disk_errors
+from holdfast.errors import Conflict, Corrupt, Unavailable, disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,10 +71,11 @@ class Database:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # SQLite ends it itself when the disk is full
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
 
     def close(self) -> None:
         """Close the file."""
@@ -91,4 +92,6 @@ class Database:
                 raise Unavailable(f"the registry {self.path} can't be used now: {text}") from error
             if "not a database" in text or "malformed" in text:
                 raise Corrupt(f"{self.path} is not a holdfast registry: {text}") from error
+            if "closed database" in text:
+                raise Conflict(f"the registry {self.path} is closed") from error
             raise

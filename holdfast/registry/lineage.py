@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import Corrupt, HoldfastError
+from holdfast.registry.records import RECORDS
 from holdfast.storage.cid import DAG_CBOR, Cid
 
 if TYPE_CHECKING:
@@ -70,7 +71,9 @@ class LineageNode:
         yield f"{first}{mark} {label}  {self.cid}  {self.error or ', '.join(filter(None, (size, self.detail)))}"
         for index, child in enumerate(self.children):
             last = index == len(self.children) - 1
-            yield from child._lines(rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
+            yield from child._lines(  # noqa: SLF001 -- of its own class
+                rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  ")
+            )
 
 
 def verify(store: ContentStore, cid: Cid) -> LineageNode:
@@ -78,7 +81,7 @@ def verify(store: ContentStore, cid: Cid) -> LineageNode:
 
     It never stops at the first error: what is missing or wrong is noted in its node (``error``), and ``ok`` of
     the root tells about everything. Beyond hashes, it checks that the records agree with each other: a model's weights
-    must be what its run made, and a run's data must be a dataset.
+    must be what its run made, a run's data must be a dataset, and an index' vectors must come from its model.
     """
     return _verify(store, cid, "", {}, 0)
 
@@ -100,35 +103,48 @@ def _verify(store: ContentStore, cid: Cid, role: str, seen: dict[Cid, str], dept
             data = store.blocks.get(cid)
             cid.check(data, source="the store")
             node.blocks, node.size_bytes = 1, len(data)
+            if kind in RECORDS:
+                RECORDS[kind].from_record(record, cid)
             node.detail = _detail(record)
             for name, link in _links(record):
                 node.children.append(_verify(store, link, name, seen, depth + 1))
-            _check_agreement(store, record)
+            if all(child.error is None for child in node.children):
+                _check_agreement(store, record)
         else:
-            for part, data in store.walk(cid):
-                part.check(data, source="the store")
-                node.blocks += 1
-                node.size_bytes += len(data)
-            if isinstance(record, dict):
+            _hash_all(store, node)
+            if isinstance(record, dict) and kind:
                 node.detail = _detail(record)
     except HoldfastError as error:
         node.kind = node.kind or "unknown"
         node.error = str(error)
+    except (AttributeError, KeyError, TypeError) as error:
+        # The hash is right, but whoever made the record did not know its format.
+        node.error = f"the {node.kind} record {cid} is not what its kind must be: {error!r}"
     return node
+
+
+def _hash_all(store: ContentStore, node: LineageNode) -> None:
+    for cid, data in store.walk(node.cid):
+        cid.check(data, source="the store")
+        node.blocks += 1
+        node.size_bytes += len(data)
 
 
 def _links(record: dict[str, Any]) -> Iterator[tuple[str, Cid]]:
     for name, value in record.items():
         if isinstance(value, Cid):
             yield name, value
-        elif isinstance(value, dict):
-            yield from ((f"{name}.{key}", link) for key, link in _links(value))
+        elif isinstance(value, (dict, list)):
+            inner = value if isinstance(value, dict) else {str(at): item for at, item in enumerate(value)}
+            yield from ((f"{name}.{key}", link) for key, link in _links(inner))
 
 
 def _detail(record: dict[str, Any]) -> str:
     kind = record["kind"]
     if kind == "dataset":
-        return ", ".join(f"{split} {sum(s['rows'] for s in shards)} rows" for split, shards in record["splits"].items())
+        return ", ".join(
+            f"{split} {sum(s['rows'] for s in shards)} rows" for split, shards in record["splits"].items()
+        )
     if kind == "code":
         return str(record["entry"])
     if kind == "environment":
@@ -147,5 +163,7 @@ def _check_agreement(store: ContentStore, record: dict[str, Any]) -> None:
         made = store.get_record(record["run"]).get("outputs", {})
         if made.get("weights") != record["weights"]:
             raise Corrupt(f"the model's weights are not those that its run made ({made.get('weights')})")
+    if record["kind"] == "index" and store.get_record(record["conversion"])["model"] != record["model"]:
+        raise Corrupt(f"the index is of model {record['model']}, but its vectors are another one's")
     if record["kind"] == "run" and store.get_record(record["data"]).get("kind") != "dataset":
         raise Corrupt(f"the run's data {record['data']} is not a dataset")

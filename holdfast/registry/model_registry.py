@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.registry.code import bundle_code, load_code
+from holdfast.registry.names import Reference
 from holdfast.registry.records import ModelRecord, load_record
-from holdfast.registry.weights import load_weights, weights_to_bytes
+from holdfast.registry.weights import constructor_config, load_weights, weights_to_bytes
 from holdfast.storage.cid import Cid
 
 if TYPE_CHECKING:
@@ -69,8 +70,11 @@ class ModelRegistry:
 
         Raises:
             Conflict: The version is another model already.
-            InvalidInput: ``model`` is no model.
+            InvalidInput: ``model`` is no model, or an alias is no name.
         """
+        if isinstance(aliases, str):
+            raise InvalidInput(f"aliases is a list of names: [{aliases!r}]")
+        aliases = [Reference.parse(f"{name}@{alias}").alias or "" for alias in aliases]
         if isinstance(model, (Cid, str)):
             cid = Cid.parse(model)
             load_record(self._store, cid, ModelRecord)
@@ -97,7 +101,7 @@ class ModelRegistry:
         return ModelRecord(
             framework="pytorch",
             code=bundle_code(self._store, type(model)),
-            config=dict(getattr(model, "config", {})),
+            config=constructor_config(model),
             weights=self._store.add_bytes(weights_to_bytes(model)),
             metadata=dict(metadata or {}),
         ).store(self._store)
@@ -113,13 +117,20 @@ class ModelRegistry:
         Raises:
             NotFound: No such name or version, or a block that nobody has.
             Denied: The model's class is not installed here, and its code is not trusted.
+            InvalidInput: What the manifest calls the model's class is none.
         """
         return self.load(self.resolve(f"{name}:{version}" if version else name), trust_code=trust_code)
 
     def load(self, cid: Cid, *, trust_code: bool = False) -> Any:
         """The model of a manifest's CID; see :meth:`get`."""
+        import torch
+
         record = load_record(self._store, cid, ModelRecord)
-        model = load_code(self._store, record.code, trust=trust_code)(**record.config)
+        cls = load_code(self._store, record.code, trust=trust_code)
+        # Anything else would be a way to call any installed function with a stranger's arguments.
+        if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)):
+            raise InvalidInput(f"the code of model {cid} is {cls!r:.100}, not the class of a torch module")
+        model = cls(**record.config)
         load_weights(model, self._store.read(record.weights))
         return model.eval()
 

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 __all__ = ["NameEntry", "Names", "Reference", "SqliteNames"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})\.(\d{1,9})(?:-([0-9A-Za-z.-]{1,64}))?")
+_NUMBER = r"(0|[1-9][0-9]{0,8})"
+_PRE = r"(?:0|[1-9][0-9]{0,17}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
+_VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-(?=.{{1,64}}$)({_PRE}(?:\.{_PRE})*))?")
+"""Semantic versions (semver.org, item 9): no leading zeros, so that no two versions are equal in order."""
+_SHOWN = 20
 UNCHECKED = "*"
 """``expected`` of :meth:`Names.set_alias`: move the alias wherever it points now."""
 
@@ -171,7 +175,9 @@ class SqliteNames:
         with self._database.writing() as sql:
             taken = {
                 row["version"]: row["cid"]
-                for row in sql.execute("SELECT version, cid FROM versions WHERE kind = ? AND name = ?", (kind, name))
+                for row in sql.execute(
+                    "SELECT version, cid FROM versions WHERE kind = ? AND name = ?", (kind, name)
+                )
             }
             if version is None:
                 if str(cid) in taken.values():
@@ -179,7 +185,7 @@ class SqliteNames:
                 else:
                     newest = max(taken, key=_version_order, default=None)
                     major, minor = _version_order(newest)[:2] if newest else (1, -1)
-                    version = f"{major}.{minor + 1}.0"
+                    version = _checked_version(f"{major}.{minor + 1}.0")
             if taken.get(version, str(cid)) != str(cid):
                 raise Conflict(
                     f"{kind} {name}:{version} is {taken[version]} already, and a version never changes; "
@@ -188,7 +194,9 @@ class SqliteNames:
             if version not in taken:
                 change = {"op": "register", "kind": kind, "name": name, "version": version, "cid": cid}
                 now = self._commit(sql, change)
-                sql.execute("INSERT INTO versions VALUES (?, ?, ?, ?, ?)", (kind, name, version, str(cid), now))
+                sql.execute(
+                    "INSERT INTO versions VALUES (?, ?, ?, ?, ?)", (kind, name, version, str(cid), now)
+                )
         return self.resolve(kind, f"{name}:{version}")
 
     def set_alias(
@@ -210,7 +218,9 @@ class SqliteNames:
             if current != version:
                 change = {"op": "alias", "kind": kind, "name": name, "alias": alias, "version": version}
                 self._commit(sql, change | {"was": current})
-                sql.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?, ?, ?)", (kind, name, alias, version))
+                sql.execute(
+                    "INSERT OR REPLACE INTO aliases VALUES (?, ?, ?, ?)", (kind, name, alias, version)
+                )
         return self.resolve(kind, f"{name}:{version}")
 
     def resolve(self, kind: str, ref: str) -> NameEntry:
@@ -218,14 +228,16 @@ class SqliteNames:
         wanted = Reference.parse(ref)
         entries = [entry for entry in self.entries(kind) if entry.name == wanted.name]
         if not entries:
-            raise NotFound(f"there is no {kind} named {wanted.name!r}")
+            names = sorted({entry.name for entry in self.entries(kind)})
+            shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+            raise NotFound(f"there is no {kind} named {wanted.name!r}; there is {shown or 'none at all'}")
+        known = [f":{e.version}" for e in entries] + [f"@{alias}" for e in entries for alias in e.aliases]
         if wanted.version is not None:
             entries = [entry for entry in entries if entry.version == wanted.version]
         elif wanted.alias is not None:
             entries = [entry for entry in entries if wanted.alias in entry.aliases]
         if not entries:
-            known = [f":{e.version}" for e in self.entries(kind) if e.name == wanted.name]
-            raise NotFound(f"there is no {kind} {wanted}; {wanted.name} has {', '.join(known)}")
+            raise NotFound(f"there is no {kind} {wanted}; {wanted.name} has {', '.join(known[-_SHOWN:])}")
         return entries[-1]
 
     def entries(self, kind: str | None = None) -> list[NameEntry]:

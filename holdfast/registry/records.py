@@ -10,7 +10,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from holdfast.errors import Corrupt, InvalidInput
 from holdfast.storage.cid import Cid
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from holdfast.storage.content import ContentStore
 
 __all__ = [
+    "RECORDS",
     "CodeRecord",
     "ConversionRecord",
     "EnvironmentRecord",
@@ -30,6 +31,16 @@ __all__ = [
 ]
 
 R = TypeVar("R", bound="Record")
+
+_STORED: dict[str, Any] = {
+    "Cid": Cid,
+    "Cid | None": (Cid, type(None)),
+    "Mapping": dict,
+    "int": int,
+    "str": str,
+    "tuple": list,
+}
+"""What a field's annotation is in DAG-CBOR."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,16 +55,22 @@ class Record:
         return {"kind": self.kind} | {k: dict(v) if isinstance(v, Mapping) else v for k, v in body.items()}
 
     @classmethod
-    def from_record(cls: type[R], value: Any, cid: Cid) -> R:
+    def from_record(cls, value: Any, cid: Cid) -> Self:
         """The record in ``value``, which was read from ``cid``.
 
         Raises:
             InvalidInput: It is a record of another kind.
-            Corrupt: A field is missing or unknown.
+            Corrupt: A field is missing, unknown, or of another type.
         """
         kind = value.get("kind") if isinstance(value, dict) else None
         if kind != cls.kind:
             raise InvalidInput(f"{cid} is not a {cls.kind} but {f'a {kind}' if kind else 'another record'}")
+        for f in fields(cls):
+            wanted = _STORED[str(f.type).partition("[")[0]]
+            if f.name in value and (type(value[f.name]) is bool or not isinstance(value[f.name], wanted)):
+                raise Corrupt(
+                    f"{f.name!r} of the {cls.kind} record {cid} is no {f.type}: {value[f.name]!r:.100}"
+                )
         body = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k != "kind"}
         try:
             return cls(**body)
@@ -92,7 +109,9 @@ class EnvironmentRecord(Record):
     packages: Mapping[str, str]
 
     @classmethod
-    def of_this_process(cls, packages: tuple[str, ...] = ("holdfast", "numpy", "pyarrow", "torch")) -> EnvironmentRecord:
+    def of_this_process(
+        cls, packages: tuple[str, ...] = ("holdfast", "numpy", "pyarrow", "torch")
+    ) -> EnvironmentRecord:
         """This interpreter and the installed versions of ``packages``."""
         return cls(
             python=platform.python_version(),
@@ -180,3 +199,10 @@ class IndexRecord(Record):
     rows: int
     index: Cid
     """A FAISS file."""
+
+
+RECORDS: dict[str, type[Record]] = {
+    cls.kind: cls
+    for cls in (CodeRecord, EnvironmentRecord, RunRecord, ModelRecord, ConversionRecord, IndexRecord)
+}
+"""The class of each kind."""

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from holdfast.errors import Conflict, NotFound
+from holdfast.errors import Conflict, InvalidInput, NotFound
+from holdfast.storage import dag_cbor
 from holdfast.storage.cid import Cid
 
 if TYPE_CHECKING:
@@ -37,7 +38,11 @@ class RunState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpec:
-    """What to run: everything that decides the result, apart from the environment."""
+    """What to run: everything that decides the result, apart from the environment.
+
+    Raises:
+        InvalidInput: A number is impossible, or the config can't be recorded; better now than after the training.
+    """
 
     code: Cid
     data: Cid
@@ -46,14 +51,34 @@ class RunSpec:
     workers: int = 1
     threads_per_worker: int = 1
 
+    def __post_init__(self) -> None:
+        for name, least in (("seed", 0), ("workers", 1), ("threads_per_worker", 1)):
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value < 1 << 63:
+                raise InvalidInput(f"{name} must be a whole number from {least}, not {value!r}")
+        try:
+            dag_cbor.encode(dict(self.config))
+            json.dumps(dict(self.config))
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(
+                f"a run's config holds text keys and plain JSON values only: {error}"
+            ) from error
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; :meth:`from_json` reads them."""
         return asdict(self) | {"code": str(self.code), "data": str(self.data), "config": dict(self.config)}
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> RunSpec:
-        """The spec that :meth:`to_json` wrote."""
-        return cls(**{**body, "code": Cid.parse(body["code"]), "data": Cid.parse(body["data"])})
+        """The spec that :meth:`to_json` wrote.
+
+        Raises:
+            InvalidInput: It is another body.
+        """
+        try:
+            return cls(**{**body, "code": Cid.parse(body["code"]), "data": Cid.parse(body["data"])})
+        except (KeyError, TypeError) as error:
+            raise InvalidInput(f"this is not a run: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +122,11 @@ class RunTable:
         return self.get(run)
 
     def start(self, run: str) -> RunStatus:
-        """Mark a queued run as running."""
+        """Mark a queued run as running.
+
+        Raises:
+            Conflict: It is not queued any more.
+        """
         return self._move(run, RunState.RUNNING, "started")
 
     def finish(
@@ -107,7 +136,10 @@ class RunTable:
 
         Raises:
             Conflict: It had ended before.
+            InvalidInput: ``state`` is not final.
         """
+        if not state.final:
+            raise InvalidInput(f"a run can't end as {state}")
         return self._move(run, state, "finished", error=error, result=result)
 
     def _move(
@@ -123,7 +155,8 @@ class RunTable:
             row = sql.execute("SELECT state FROM runs WHERE id = ?", (run,)).fetchone()
             if row is None:
                 raise NotFound(f"there is no run {run}")
-            if RunState(row["state"]).final:
+            now = RunState(row["state"])
+            if now.final or (state is RunState.RUNNING and now is not RunState.QUEUED):
                 raise Conflict(f"{run} is {row['state']} and can't become {state}")
             sql.execute(
                 f"UPDATE runs SET state = ?, error = ?, result = ?, {stamp} = ? WHERE id = ?",  # noqa: S608 -- one of two names of ours
@@ -135,7 +168,9 @@ class RunTable:
         """Append an event, such as the metrics of an epoch; gives its number, from 1."""
         self.get(run)
         with self._database.writing() as sql:
-            last: int = sql.execute("SELECT coalesce(max(seq), 0) FROM events WHERE run = ?", (run,)).fetchone()[0]
+            last: int = sql.execute(
+                "SELECT coalesce(max(seq), 0) FROM events WHERE run = ?", (run,)
+            ).fetchone()[0]
             text = json.dumps(dict(body))
             sql.execute("INSERT INTO events VALUES (?, ?, ?, ?)", (run, last + 1, time.time(), text))
         return last + 1
@@ -143,7 +178,9 @@ class RunTable:
     def events(self, run: str, *, after: int = 0) -> list[dict[str, Any]]:
         """The events numbered above ``after``; each has ``seq`` and ``time`` beside its own fields."""
         self.get(run)
-        rows = self._database.rows("SELECT * FROM events WHERE run = ? AND seq > ? ORDER BY seq", (run, after))
+        rows = self._database.rows(
+            "SELECT * FROM events WHERE run = ? AND seq > ? ORDER BY seq", (run, after)
+        )
         return [{**json.loads(row["body"]), "seq": row["seq"], "time": row["time"]} for row in rows]
 
     def get(self, run: str) -> RunStatus:
@@ -159,7 +196,7 @@ class RunTable:
 
     def all(self) -> list[RunStatus]:
         """All runs, newest first."""
-        return self._select("SELECT * FROM runs ORDER BY created DESC", ())
+        return self._select("SELECT * FROM runs ORDER BY created DESC, rowid DESC", ())
 
     def _select(self, query: str, values: tuple[Any, ...]) -> list[RunStatus]:
         return [

@@ -194,7 +194,8 @@ def _from_text(value: str) -> bytes:
         text = value.strip()
         for prefix in ("ipfs://", "/ipfs/"):
             text = text.removeprefix(prefix)
-        text = text.rstrip("/")
+        if not text.startswith(("m", "M")):  # in base 64 the slash is a digit
+            text = text.rstrip("/")
         if not text:
             raise InvalidInput(f"{_short(value)} is not a CID: it is empty")
     if len(text) > MAX_TEXT_CHARS:

@@ -10,21 +10,21 @@ import asyncio
 import os
 import threading
 import time
+import weakref
 from collections import Counter
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiohttp
-from anyio.from_thread import start_blocking_portal
 
 from holdfast.errors import Conflict, Corrupt, NotFound, Unavailable
 from holdfast.storage.block_store import MAX_BLOCK_BYTES
 from holdfast.telemetry import counter, get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
     from holdfast.storage.block_store import BlockStore
     from holdfast.storage.cid import Buffer, Cid
@@ -88,7 +88,7 @@ class Fetcher:
         if not cids:
             return []
         loop = self._running()
-        return loop.run(self._fetch_all, loop, cids)
+        return loop.run(self._fetch_all(loop, cids))
 
     def statistics(self) -> dict[str, int | dict[str, int]]:
         """``blocks`` and ``bytes`` received and verified, ``wrong_blocks``, ``failures``, and ``bytes_by_provider``."""
@@ -102,7 +102,7 @@ class Fetcher:
         with self._lock:
             self._closed = True
             loop, self._loop = self._loop, None
-        if loop is not None and loop.process == os.getpid():
+        if loop is not None:
             loop.close()
 
     def _running(self) -> _Loop:
@@ -114,6 +114,7 @@ class Fetcher:
                 self._forked_from, self._loop = self._loop, None
             if self._loop is None:
                 self._loop = _Loop(self._timeout, self._concurrency)
+                weakref.finalize(self, self._loop.close)  # for those who forget to, or exit
             return self._loop
 
     async def _fetch_all(self, loop: _Loop, cids: Sequence[Cid]) -> list[bytes]:
@@ -176,15 +177,51 @@ class Fetcher:
 
 
 class _Loop:
-    """A thread with an event loop, and what lives in it: the connections and the bound on requests."""
+    """A daemon thread with an event loop, and what lives in it: the connections and the bound on requests.
+
+    Not anyio's blocking portal: one that was never closed keeps the interpreter from ending.
+    """
 
     def __init__(self, timeout: aiohttp.ClientTimeout, concurrency: int) -> None:
         self.process = os.getpid()
         self.gate = asyncio.Semaphore(concurrency)
-        self._running: set[Future[Any]] = set()
-        self._context = start_blocking_portal(name="holdfast-fetch")
-        self._portal = self._context.__enter__()
-        self.session = self._portal.call(self._open_session, timeout, concurrency)
+        self._lock = threading.Lock()
+        self._closed = False
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, name="holdfast-fetch", daemon=True)
+        self._thread.start()
+        self.session = self.run(self._open_session(timeout, concurrency))
+
+    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """What ``work`` returns; it is cancelled when the caller is interrupted."""
+        with self._lock:
+            if self._closed:
+                work.close()
+                raise Conflict("the fetcher is closed")
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except CancelledError as error:
+            raise Conflict("the fetcher was closed while it fetched") from error
+        finally:
+            future.cancel()
+
+    def close(self) -> None:
+        """Cancel what runs, close the connections and end the thread."""
+        if self.process != os.getpid():
+            return  # a fork inherits no thread, and the connections are the parent's
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                asyncio.run_coroutine_threadsafe(self._end(), self._loop)
+        if threading.current_thread() is not self._thread:  # the garbage collector calls from anywhere
+            self._thread.join()
+
+    def _serve(self) -> None:
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
 
     async def _open_session(self, timeout: aiohttp.ClientTimeout, concurrency: int) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -194,27 +231,14 @@ class _Loop:
             headers={"Accept": "application/vnd.ipld.raw", "Accept-Encoding": "identity"},
         )
 
-    def run(self, function: Callable[..., Awaitable[_T]], *args: object) -> _T:
-        """What ``function`` returns; it is cancelled when the caller is interrupted."""
-        try:
-            future = self._portal.start_task_soon(function, *args)
-        except RuntimeError as error:
-            raise Conflict("the fetcher is closed") from error
-        self._running.add(future)
-        try:
-            return future.result()
-        except CancelledError as error:
-            raise Conflict("the fetcher was closed while it fetched") from error
-        finally:
-            self._running.discard(future)
-            future.cancel()
-
-    def close(self) -> None:
-        """Cancel what runs, close the connections and end the thread."""
-        for future in list(self._running):
-            future.cancel()
-        self._portal.call(self.session.close)
-        self._context.__exit__(None, None, None)
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.session.close()
+        await self._loop.shutdown_default_executor()
+        self._loop.stop()
 
 
 async def _ask(session: aiohttp.ClientSession, provider: Provider, cid: Cid) -> bytes:

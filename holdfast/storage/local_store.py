@@ -111,9 +111,12 @@ class LocalStore:
 
     def multihashes(self) -> Iterator[bytes]:
         """The multihash of every block, in the order of their bytes."""
-        with self._begin() as txn, txn.cursor(db=self._blocks) as cursor:
-            for key in cursor.iternext(keys=True, values=False):
-                yield bytes(key)
+        try:
+            with self._begin() as txn, txn.cursor(db=self._blocks) as cursor:
+                for key in cursor.iternext(keys=True, values=False):
+                    yield bytes(key)
+        except lmdb.Error as error:
+            raise self._index_error(error) from error
 
     def put_many(self, blocks: Iterable[tuple[Cid, Buffer]]) -> int:
         """Store blocks; see :class:`~holdfast.storage.BlockStore`.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import mmh3
 
-from holdfast.errors import Corrupt, InvalidInput
+from holdfast.errors import Corrupt, HoldfastError, InvalidInput
 from holdfast.storage.cid import DAG_PB, RAW, Buffer, Cid
 from holdfast.storage.dag_pb import PbLink, PbNode, UnixFs, UnixFsType, decode_node, encode_node
 
@@ -292,15 +292,17 @@ class DirectoryEntry:
     total_size: int
 
 
-def unixfs_of(cid: Cid, get: Callable[[Cid], Buffer]) -> tuple[PbNode, UnixFs]:
+def unixfs_of(
+    cid: Cid, get: Callable[[Cid], Buffer], wrong: type[HoldfastError] = InvalidInput
+) -> tuple[PbNode, UnixFs]:
     """The DAG-PB node and UnixFS message of a block.
 
     Raises:
         Corrupt: The block is neither.
-        InvalidInput: The CID's codec says it can't be one.
+        InvalidInput: The CID's codec says it can't be one; another error where ``wrong`` names it.
     """
     if cid.codec != DAG_PB:
-        raise InvalidInput(f"{cid} is not a UnixFS node: its codec is 0x{cid.codec:x}")
+        raise wrong(f"{cid} is not a UnixFS node: its codec is 0x{cid.codec:x}")
     try:
         node = decode_node(bytes(get(cid)))
         return node, UnixFs.decode(node.data or b"")
@@ -333,11 +335,12 @@ def _file_leaves(
     if cid.codec == RAW:
         yield Leaf(cid, size)
         return
-    node, message = unixfs_of(cid, get)
+    wrong = Corrupt if depth else InvalidInput  # the root is the caller's choice, what is below it is not
+    node, message = unixfs_of(cid, get, wrong)
     if message.type in (UnixFsType.DIRECTORY, UnixFsType.HAMT_SHARD):
-        raise InvalidInput(f"{cid} is a directory, not a file")
+        raise wrong(f"{cid} is a directory, not a file")
     if message.type == UnixFsType.SYMLINK:
-        raise InvalidInput(f"{cid} is a symbolic link, not a file")
+        raise wrong(f"{cid} is a symbolic link, not a file")
     inline = message.data or b""
     stated = len(inline) + sum(message.block_sizes)
     if len(message.block_sizes) != len(node.links) or stated != (message.file_size or 0):
@@ -379,7 +382,10 @@ def _directory_entries(
     if cid in seen:  # its names would be there twice; and a few shards could stand for endlessly many
         raise Corrupt(f"the directory shard {cid} is there twice")
     seen.add(cid)
-    node, message = unixfs_of(cid, get)
+    wrong = Corrupt if depth else InvalidInput
+    if cid.codec == RAW:
+        raise wrong(f"{cid} is a file, not a directory")
+    node, message = unixfs_of(cid, get, wrong)
     if message.type == UnixFsType.DIRECTORY:
         if depth:
             raise Corrupt(f"{cid} is a directory where a shard of one is expected")
@@ -387,7 +393,7 @@ def _directory_entries(
             yield DirectoryEntry(link.name or "", link.cid, link.tsize or 0)
         return
     if message.type != UnixFsType.HAMT_SHARD:
-        raise InvalidInput(f"{cid} is not a directory")
+        raise wrong(f"{cid} is not a directory")
     if depth > 8 or message.fanout != _HAMT_FANOUT or message.hash_type != _HAMT_HASH:
         raise Corrupt(f"{cid} is a directory shard of a kind that does not exist")
     near([link.cid for link in node.links if len(link.name or "") == 2])

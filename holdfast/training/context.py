@@ -12,6 +12,7 @@ from holdfast.storage.loader import iter_batches
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    import numpy as np
     import torch
 
     from holdfast.storage.dataset import Dataset
@@ -67,8 +68,6 @@ class TrainContext:
             epoch: Shuffle for this pass, and give every worker the same number of whole batches. Without it the
                 order is the dataset's, and every row comes exactly once.
         """
-        import torch
-
         for batch in iter_batches(
             self.dataset,
             split,
@@ -80,7 +79,7 @@ class TrainContext:
             equal_steps=epoch is not None,
         ):
             # A copy: the arrays may be maps of the store, which nobody may write to.
-            yield {name: torch.tensor(values) for name, values in batch.items()}
+            yield {name: _as_tensor(name, values) for name, values in batch.items()}
 
     def prepare(self, model: torch.nn.Module) -> torch.nn.Module:
         """The model to call in training: it averages gradients over all workers (DDP) where there are several."""
@@ -124,3 +123,14 @@ class TrainContext:
         if model is not None:
             event["checkpoint"] = str(self.dataset.store.add_bytes(weights_to_bytes(model)))
         self._report(event)
+
+
+def _as_tensor(name: str, values: np.ndarray[Any, Any]) -> torch.Tensor:
+    import torch
+
+    try:
+        return torch.tensor(values)
+    except TypeError as error:
+        raise InvalidInput(
+            f"column {name!r} holds {values.dtype}, which has no tensor form; store the data without it"
+        ) from error

@@ -7,19 +7,20 @@ brought into a run record and a model manifest.
 from __future__ import annotations
 
 import random
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import InvalidInput
 from holdfast.registry.code import bundle_code, load_code
 from holdfast.registry.records import EnvironmentRecord, ModelRecord, RunRecord
-from holdfast.registry.weights import weights_to_bytes
+from holdfast.registry.weights import constructor_config, weights_to_bytes
 from holdfast.storage.cid import Cid
 from holdfast.storage.dataset import open_dataset
 from holdfast.training.context import TrainContext
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from holdfast.registry.run_table import RunSpec
     from holdfast.storage.content import ContentStore
@@ -43,7 +44,8 @@ class Outcome:
     def to_json(self) -> dict[str, Any]:
         """Plain values; :meth:`from_json` reads them."""
         return {
-            f.name: str(value) if isinstance(value := getattr(self, f.name), Cid) else value for f in fields(self)
+            f.name: str(value) if isinstance(value := getattr(self, f.name), Cid) else value
+            for f in fields(self)
         }
 
     @classmethod
@@ -86,8 +88,12 @@ def run_worker(
         report=report,
     )
     model = function(context)
+    if isinstance(model, torch.nn.parallel.DistributedDataParallel):
+        model = model.module  # what prepare() gave, returned as it is
     if not isinstance(model, torch.nn.Module):
-        raise InvalidInput(f"{function.__name__} must return the trained torch module, not {type(model).__name__}")
+        raise InvalidInput(
+            f"{function.__name__} must return the trained torch module, not {type(model).__name__}"
+        )
     if rank != 0:
         return None
     return Outcome(
@@ -95,7 +101,7 @@ def run_worker(
         model_code=bundle_code(store, type(model)),
         environment=EnvironmentRecord.of_this_process().store(store),
         framework="pytorch",
-        model_config=dict(getattr(model, "config", {})),
+        model_config=constructor_config(model),
         input_shape=tuple(getattr(model, "input_shape", ())),
         input_column=str(getattr(model, "input_column", "")),
         history=context.history,
@@ -148,15 +154,27 @@ def run_embedded(
         raise InvalidInput(
             f"{spec.workers} workers need a cluster: start one with 'holdfast up' and pass its address to connect()"
         )
+    with _global_state_kept():
+        outcome = run_worker(spec, store, rank=0, world_size=1, report=report)
+    assert outcome is not None  # noqa: S101 -- worker 0 always brings one
+    return record_run(store, spec, outcome)
+
+
+@contextmanager
+def _global_state_kept() -> Iterator[None]:
+    """Afterwards the caller's threads, deterministic mode and random generators are as they were."""
+    import numpy as np
     import torch
 
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 -- run_worker seeds it
     try:
         with torch.random.fork_rng(devices=[]):
-            outcome = run_worker(spec, store, rank=0, world_size=1, report=report)
+            yield
     finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002 -- see above
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(mode=deterministic)
-    assert outcome is not None  # noqa: S101 -- worker 0 always brings one
-    return record_run(store, spec, outcome)
+        torch.use_deterministic_algorithms(mode=deterministic, warn_only=warn_only)

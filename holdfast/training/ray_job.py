@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import sys
 import tempfile
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast.config import load_settings, read_token
 from holdfast.errors import HoldfastError, Unavailable, error_from_json
@@ -21,7 +22,12 @@ from holdfast.registry.run_table import RunSpec
 from holdfast.storage.opening import open_store
 from holdfast.training.job import Outcome, record_run, run_worker
 
-__all__ = ["RayJob", "main"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["RayJob", "answer_of", "train_on_ray"]
+
+RENDEZVOUS_TIMEOUT_S = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +45,9 @@ class RayJob:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; :meth:`from_json` reads them."""
-        return {name: getattr(self, name) for name in self.__slots__ if name != "spec"} | {"spec": self.spec.to_json()}
+        return {name: getattr(self, name) for name in self.__slots__ if name != "spec"} | {
+            "spec": self.spec.to_json()
+        }
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> RayJob:
@@ -62,12 +70,37 @@ def _worker_loop(job: dict[str, Any]) -> dict[str, Any] | None:
 
     place = ray.train.get_context()
     rank, world_size = place.get_world_rank(), place.get_world_size()
-    with open_store(settings) as store:
+    with open_store(settings) as store, _process_group(rank, world_size):
         report({"type": "worker_started", "rank": rank, "home": str(settings.home)})
         outcome = run_worker(parsed.spec, store, rank=rank, world_size=world_size, report=report)
         moved = store.blocks.statistics()  # type: ignore[attr-defined]  # open_store gives a FetchingStore
         report({"type": "worker_done", "rank": rank, "fetched": moved})
     return None if outcome is None else outcome.to_json()
+
+
+@contextlib.contextmanager
+def _process_group(rank: int, world_size: int) -> Iterator[None]:
+    """Connect the workers for torch.distributed; worker 0's node is where they meet."""
+    if world_size == 1:
+        yield
+        return
+    from datetime import timedelta
+
+    import ray.util
+    import torch.distributed as dist
+    from ray.train.collective import broadcast_from_rank_zero
+
+    patience = timedelta(seconds=RENDEZVOUS_TIMEOUT_S)
+    own = ray.util.get_node_ip_address()
+    # Port 0: the listening store itself is told which one it got, so nobody else can have taken it.
+    store = dist.TCPStore(own, 0, world_size, True, patience, False) if rank == 0 else None
+    host, port = broadcast_from_rank_zero((own, store.port) if store is not None else None)
+    meeting = store or dist.TCPStore(host, port, world_size, False, patience)
+    dist.init_process_group("gloo", store=meeting, rank=rank, world_size=world_size, timeout=patience)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def train_on_ray(job: RayJob) -> Outcome:
@@ -78,20 +111,20 @@ def train_on_ray(job: RayJob) -> Outcome:
     """
     import ray
     from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from holdfast.training._ray_trainer import LeanTrainer
 
     ray.init(
         address=job.ray_address,
         _node_ip_address=job.node_ip,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         configure_logging=False,
     )
     with tempfile.TemporaryDirectory(prefix="holdfast-run-") as scratch:
-        trainer = TorchTrainer(
+        trainer = LeanTrainer(
             _worker_loop,
             train_loop_config=job.to_json(),
-            torch_config=TorchConfig(backend="gloo"),
             scaling_config=ScalingConfig(
                 num_workers=job.spec.workers,
                 resources_per_worker={"CPU": job.spec.threads_per_worker},
@@ -104,7 +137,7 @@ def train_on_ray(job: RayJob) -> Outcome:
             result = trainer.fit()
         finally:
             ray.shutdown()
-    returned = result.return_value
+    returned = getattr(result, "return_value", None)  # what worker 0's function returned
     if not isinstance(returned, dict):
         raise Unavailable(f"{job.run_id}: worker 0 brought no result, but {returned!r}")
     return Outcome.from_json(returned)
@@ -118,7 +151,8 @@ def _cause(error: BaseException) -> HoldfastError:
         inner = inner.cause  # type: ignore[attr-defined]
     if isinstance(inner, HoldfastError):
         return inner
-    return Unavailable(f"training failed: {type(inner).__name__}: {str(inner).strip().splitlines()[-1:] or ''}")
+    last_line = (str(inner).strip().splitlines() or ["no message"])[-1]
+    return Unavailable(f"training failed: {type(inner).__name__}: {last_line}")
 
 
 def main() -> int:
@@ -135,7 +169,7 @@ def main() -> int:
         body = error.to_json()
     except Exception as error:  # noqa: BLE001 -- the master must hear of every failure
         body = _cause(error).to_json()
-    print(json.dumps(body), file=answer, flush=True)  # noqa: T201 -- this is the protocol
+    print(json.dumps(body), file=answer, flush=True)
     return 0 if "model" in body else 1
 
 
@@ -145,8 +179,11 @@ def answer_of(line: str) -> dict[str, str]:
     Raises:
         HoldfastError: What the driver reported.
     """
-    body = json.loads(line)
-    if "model" not in body:
+    try:
+        body = json.loads(line)
+    except ValueError:
+        body = line
+    if not isinstance(body, dict) or "model" not in body:
         raise error_from_json(body, where="the training driver")
     return {"run": body["run"], "model": body["model"]}
 

@@ -369,6 +369,18 @@ def test_models_whose_shapes_tie_rows_together_are_never_batched(model_of, input
     assert (seen.batches, seen.largest_batch_rows) == (4, 1)
 
 
+def test_rows_of_inputs_without_a_common_name_never_slip_to_a_neighbour(model_of):
+    free = ("FLOAT", [None])
+    engine = Slowly(
+        ONNXInferenceEngine(model_of([("Add", ["a", "b"], ["y"])], {"a": free, "b": free}, {"y": free})),
+        0.005,
+    )
+    one, two = np.array([1], np.float32), np.array([10, 20], np.float32)
+    # Both broadcast; joined, they would be three rows plus three rows.
+    answers, _ = submit_all(engine, [{"a": one, "b": two}, {"a": two, "b": one}])
+    assert [answer["y"].tolist() for answer in answers] == [[11, 21], [11, 21]]
+
+
 def test_a_model_that_breaks_its_declared_shape_falls_back_to_single_runs(model_of):
     # Both dimensions are unnamed, so only the answer shows that the output does not follow the rows.
     engine = Slowly(

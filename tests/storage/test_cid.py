@@ -7,6 +7,7 @@ import multiformats
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from holdfast.errors import Corrupt, InvalidInput, Unsupported
 from holdfast.storage.cid import DAG_CBOR, DAG_PB, MAX_TEXT_CHARS, RAW, Cid, read_varint, write_varint
 
@@ -65,17 +66,16 @@ def known(cid: Cid) -> bool:
     return True
 
 
-@settings(max_examples=150, deadline=None)
-@given(cids.filter(known))
-def test_an_independent_implementation_does_not_read_another_cid(cid):
+@settings(max_examples=40, deadline=None)
+@given(cids.filter(known), st.sampled_from(BASES))
+def test_an_independent_implementation_does_not_read_another_cid(cid, base):
     oracle = multiformats.CID.decode(cid.raw)
     assert oracle.version == cid.version
     assert oracle.codec.code == cid.codec
     assert bytes(oracle.digest) == cid.multihash
     assert str(cid) == (oracle.encode("base32") if cid.version else str(oracle))
     if cid.version == 1:
-        for base in BASES:
-            assert Cid.parse(oracle.encode(base)) == cid
+        assert Cid.parse(oracle.encode(base)) == cid
 
 
 @settings(max_examples=100, deadline=None)
@@ -240,7 +240,7 @@ def test_public_multihash_vectors_of_sha256_are_ours(public_fixtures):
     seen = 0
     for algorithm, bits, given_, wanted in rows(public_fixtures / "multihash_test_cases.csv")[1:]:
         if algorithm == "sha2-256" and bits == "256":
-            assert Cid.of(bytes.fromhex(given_)).multihash.hex() == wanted
+            assert Cid.of(given_.encode()).multihash.hex() == wanted
             seen += 1
     assert seen
 

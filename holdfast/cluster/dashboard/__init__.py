@@ -7,7 +7,6 @@ from importlib import resources
 
 from aiohttp import web
 
-from holdfast.errors import Denied
 from holdfast.web import TOKEN_COOKIE
 
 __all__ = ["add_dashboard_routes"]
@@ -29,19 +28,20 @@ def add_dashboard_routes(app: web.Application, token: str) -> None:
     """
 
     def known(given: str) -> bool:
-        return hmac.compare_digest(given.strip().encode(), token.encode())
+        # aiohttp reads bytes that are not UTF-8 as surrogates
+        return hmac.compare_digest(given.strip().encode(errors="surrogateescape"), token.encode())
 
     async def index(request: web.Request) -> web.Response:
         if "token" in request.query:
             # The link that 'holdfast up' prints: keep the token in a cookie, and out of the address bar.
             if not known(request.query["token"]):
-                raise Denied("the link's token is not this cluster's")
+                return _refused()
             return _logged_in(token)
         return _file("index.html" if known(request.cookies.get(TOKEN_COOKIE, "")) else "login.html")
 
     async def login(request: web.Request) -> web.Response:
         if not known(str((await request.post()).get("token", ""))):
-            return _file("login.html", status=401)
+            return _refused()
         return _logged_in(token)
 
     async def asset(request: web.Request) -> web.Response:
@@ -55,6 +55,13 @@ def add_dashboard_routes(app: web.Application, token: str) -> None:
     app.router.add_get("/assets/{name}", asset)
 
 
+def _refused() -> web.Response:
+    """The log-in page, with the line that says that the token is wrong."""
+    response = _file("login.html", status=401)
+    response.body = _read("login.html").replace(b' role="alert" hidden>', b' role="alert">')
+    return response
+
+
 def _logged_in(token: str) -> web.Response:
     response = web.Response(status=303, headers={"Location": "/"} | _SECURITY)
     response.set_cookie(TOKEN_COOKIE, token, httponly=True, samesite="Strict")
@@ -62,7 +69,14 @@ def _logged_in(token: str) -> web.Response:
 
 
 def _file(name: str, *, status: int = 200) -> web.Response:
-    body = resources.files(__package__).joinpath(name).read_bytes()
     return web.Response(
-        body=body, status=status, content_type=_TYPES[name.rpartition(".")[2]], charset="utf-8", headers=_SECURITY
+        body=_read(name),
+        status=status,
+        content_type=_TYPES[name.rpartition(".")[2]],
+        charset="utf-8",
+        headers=_SECURITY,
     )
+
+
+def _read(name: str) -> bytes:
+    return resources.files(__package__ or __name__).joinpath(name).read_bytes()

@@ -79,7 +79,7 @@ def train(context: TrainContext) -> nn.Module:
             logits, _ = parallel(batch["image"].float())
             loss = functional.cross_entropy(logits, batch["label"])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's own
             optimizer.step()
             losses.append(loss.item())
         right, seen = _count_right(model, context)

@@ -1,0 +1,82 @@
+"""The main job, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+DIGITS = "bafyreicfsimxf5f7hsoctuwy6pghbqpsr2ilqck4uin6pi42prkeqtbwue"
+
+
+def scratch() -> set[str]:
+    """Temporary folders of ours that exist now."""
+    folders = (tempfile.gettempdir(), "/tmp")
+    return {name for folder in folders for name in os.listdir(folder) if name.startswith(("holdfast-", "hf-ray-"))}
+
+
+def relatives(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
+@pytest.mark.timeout(280)
+def test_the_main_job_works_end_to_end_and_leaves_nothing():
+    before = scratch()
+    done = subprocess.run(
+        [sys.executable, "-m", "holdfast.cluster.cli", "quickstart", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=270,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["dataset"] == DIGITS
+    assert summary["accuracy"] >= 0.95
+    assert 0 <= summary["max_difference"] < 1e-3
+    assert summary["requests_right"] >= 0.9 * summary["requests"]
+    # The digit itself is in the corpus, so it is its own nearest neighbour; most others must be its like.
+    assert summary["neighbour_labels"].count(summary["neighbours_of"]) >= 4
+    # Each worker pulled about half of the 493 kB, and the audit all of it and the model.
+    assert len(summary["bytes_pulled_by_workers"]) == 2
+    assert all(200_000 < size < 300_000 for size in summary["bytes_pulled_by_workers"])
+    assert 600_000 < summary["bytes_pulled_to_verify"] < 800_000
+    assert "BAD" not in done.stderr
+    for cid in ("run", "model", "conversion", "index"):
+        assert summary[cid].startswith("bafyrei")
+    assert scratch() <= before
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("marker", ["[1/8]", "worker-1  ", pytest.param("epoch 0", marks=pytest.mark.slow)])
+def test_ctrl_c_at_any_step_stops_everything(marker: str, tmp_path: Path):
+    before = scratch()
+    log = tmp_path / "stderr"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "holdfast.cluster.cli", "quickstart"], stdout=subprocess.DEVNULL, stderr=stderr
+        )
+    for _ in range(2000):
+        if marker in log.read_text(errors="replace"):
+            break
+        try:
+            process.wait(0.1)
+        except subprocess.TimeoutExpired:
+            continue
+        pytest.fail(f"the quickstart ended early: {log.read_text()}")
+    family = relatives(process.pid)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    _, left = psutil.wait_procs(family, timeout=5)
+    assert not left
+    text = log.read_text()
+    assert "Traceback" not in text
+    assert text.rstrip().endswith("interrupted")
+    assert scratch() <= before
