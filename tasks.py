@@ -44,26 +44,41 @@ def main() -> int:
 
 def install(extra: str) -> None:
     """Make the virtual environment hold the project, unless it does already."""
-    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + (ROOT / "constraints.txt").read_bytes()).hexdigest()
+    wanted = hashlib.sha256(
+        (ROOT / "pyproject.toml").read_bytes() + (ROOT / "constraints.txt").read_bytes()
+    ).hexdigest()
     stamp = VENV / f"holdfast{extra}.installed"
     if stamp.exists() and stamp.read_text() == wanted and PYTHON.exists():
         return
-    print(f"installing holdfast{extra} into {VENV} (once; this takes a minute or two)", file=sys.stderr, flush=True)
+    print(
+        f"installing holdfast{extra} into {VENV} (once; this takes a minute or two)",
+        file=sys.stderr,
+        flush=True,
+    )
     pip = [str(PYTHON), "-m", "pip"]
-    if not PYTHON.exists() and subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=False).returncode:
+    if (
+        not PYTHON.exists()
+        and subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=False).returncode
+    ):
         # A Python without ensurepip, as some systems ship it: the pip outside can install into the environment.
         subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(VENV)], check=True)
         pip = [sys.executable, "-m", "pip", "--python", str(PYTHON)]
     command = [*pip, "install", "--quiet", "--disable-pip-version-check", "-c", str(ROOT / "constraints.txt")]
     done = subprocess.run([*command, "-e", f"{ROOT}{extra}"], check=False)
     if done.returncode:
-        sys.exit(f"the installation failed; pip's own message is above. Run it again with: {' '.join(sys.argv)}")
+        sys.exit(
+            f"the installation failed; pip's own message is above. Run it again with: {' '.join(sys.argv)}"
+        )
     stamp.write_text(wanted)
 
 
 def run(*command: str) -> int:
     """Run a command of the environment at the project's root; gives its exit status."""
-    environment = {**os.environ, "PATH": f"{VENV / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}", "VIRTUAL_ENV": str(VENV)}
+    environment = {
+        **os.environ,
+        "PATH": f"{VENV / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
+        "VIRTUAL_ENV": str(VENV),
+    }
     process = subprocess.Popen([str(VENV / "bin" / command[0]), *command[1:]], cwd=ROOT, env=environment)
     while True:
         try:
@@ -99,13 +114,17 @@ def fmt(_: list[str]) -> int:
 
 def docs(_: list[str]) -> int:
     """Every code block in the documents, and every example in a docstring."""
-    return run("pytest", "tests/test_docs.py") or run("pytest", "--doctest-modules", "--no-header", "-q", "holdfast")
+    return run("pytest", "tests/test_docs.py") or run(
+        "pytest", "--doctest-modules", "--no-header", "-q", "holdfast"
+    )
 
 
 def bench(arguments: list[str]) -> int:
     """The measurements, one script after the other."""
     scripts = sorted((ROOT / "bench").glob("bench_*.py"))
-    chosen = [script for script in scripts if not arguments or script.stem.removeprefix("bench_") in arguments]
+    chosen = [
+        script for script in scripts if not arguments or script.stem.removeprefix("bench_") in arguments
+    ]
     return max((run("python", str(script)) for script in chosen), default=2)
 
 

@@ -80,7 +80,8 @@ def test_a_key_that_is_like_no_other_lists_what_there_is(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["port = 1\n", "[master\n", "master = 1", "\u0000", '[master]\nport = "x"\n', "[master.port]\nx = 1\n"]
+    "text",
+    ["port = 1\n", "[master\n", "master = 1", "\u0000", '[master]\nport = "x"\n', "[master.port]\nx = 1\n"],
 )
 def test_a_broken_file_is_not_half_read(tmp_path, text):
     write(tmp_path, text)
@@ -176,7 +177,9 @@ def test_a_given_token_replaces_the_one_that_is_there(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["token"]
 
 
-@pytest.mark.parametrize("bad", ["", "short", "x" * 20 + "\r\nEvil: 1", "with some spaces in it", "schlüssel" * 3])
+@pytest.mark.parametrize(
+    "bad", ["", "short", "x" * 20 + "\r\nEvil: 1", "with some spaces in it", "schlüssel" * 3]
+)
 def test_a_bad_token_does_not_take_the_place_of_a_good_one(tmp_path, bad):
     good = token_for(tmp_path)
     with pytest.raises(InvalidInput) as caught:

@@ -81,7 +81,9 @@ def test_a_code_of_a_newer_version_is_still_an_error_with_its_text(code):
     assert (type(error), str(error)) == (HoldfastError, "something new")
 
 
-@pytest.mark.parametrize("body", [None, [], "<html>502</html>", b"\xff", {}, {"error": 5}, {"detail": "x" * 9999}])
+@pytest.mark.parametrize(
+    "body", [None, [], "<html>502</html>", b"\xff", {}, {"error": 5}, {"detail": "x" * 9999}]
+)
 def test_an_answer_of_something_else_is_not_taken_for_an_error_of_ours(body):
     error = error_from_json(body, where="http://127.0.0.1:1")
     assert type(error) is Unavailable
@@ -90,7 +92,9 @@ def test_an_answer_of_something_else_is_not_taken_for_an_error_of_ours(body):
 
 
 def test_a_missing_extra_is_named_with_the_command_that_installs_it():
-    with pytest.raises(Unsupported, match=r"plotting a run needs the package 'no_such_package'.*'holdfast\[plots\]'"):
+    with pytest.raises(
+        Unsupported, match=r"plotting a run needs the package 'no_such_package'.*'holdfast\[plots\]'"
+    ):
         require("no_such_package.pyplot", extra="plots", why="plotting a run")
 
 

@@ -62,7 +62,13 @@ def make_app() -> web.Application:
     app.router.add_get("/fail/{code}", fail)
     app.router.add_post("/upload", upload)
     app.router.add_post("/refuse", refuse)
-    for path, handler in {"/crash": crash, "/half": half, "/text": text, "/empty": empty, "/free": text}.items():
+    for path, handler in {
+        "/crash": crash,
+        "/half": half,
+        "/text": text,
+        "/empty": empty,
+        "/free": text,
+    }.items():
         app.router.add_get(path, handler)
     app.router.add_get("/metrics", metrics)
     for method in ("GET", "POST", "DELETE"):
@@ -90,7 +96,9 @@ def client(url):
 
 def raw(url, method, path, headers=None, body=None):
     """Status, headers and body of one request, with nothing of ours in between."""
-    with contextlib.closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)) as connection:
+    with contextlib.closing(
+        http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
+    ) as connection:
         connection.putrequest(method, path)
         for name, value in (headers or {}).items():
             connection.putheader(name, value)
@@ -129,7 +137,9 @@ def test_an_unforeseen_failure_tells_strangers_nothing(url, client, caplog):
 @pytest.mark.parametrize("code", ["unavailable", "internal"])
 def test_an_error_in_the_middle_of_an_answer_is_not_taken_for_its_rest(url, code, caplog):
     """The headers are gone: anything sent now would be part of the content."""
-    with contextlib.closing(socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])))) as connection:
+    with contextlib.closing(
+        socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])))
+    ) as connection:
         connection.settimeout(10)
         connection.sendall(
             f"GET /half?code={code} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
@@ -341,7 +351,9 @@ def test_a_port_in_use_is_one_clear_error(portal, url):
         portal.call(listen, make_app(), "127.0.0.1", port)
 
 
-@pytest.mark.parametrize(("host", "port"), [("203.0.113.1", 0), ("no-such-host.invalid", 0), ("127.0.0.1", 99999)])
+@pytest.mark.parametrize(
+    ("host", "port"), [("203.0.113.1", 0), ("no-such-host.invalid", 0), ("127.0.0.1", 99999)]
+)
 def test_an_impossible_address_is_one_clear_error(portal, host, port):
     with pytest.raises(Unavailable, match="choose an address of this machine"):
         portal.call(listen, make_app(), host, port)

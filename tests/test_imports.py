@@ -60,7 +60,9 @@ def imports_of(path: Path) -> set[str]:
             assert node.level == 0, f"{path}: relative import in line {node.lineno}"
             for alias in node.names:
                 if (node.module, alias.name) != ("holdfast", "__version__"):
-                    found.add(f"{node.module}.{alias.name}" if node.module == "holdfast" else str(node.module))
+                    found.add(
+                        f"{node.module}.{alias.name}" if node.module == "holdfast" else str(node.module)
+                    )
     return {name for name in found if name.partition(".")[0] == "holdfast"}
 
 
@@ -106,7 +108,9 @@ def test_the_registry_is_usable_without_loading_torch_or_ray(tmp_path):
 
 
 def test_the_training_package_does_not_load_torch_or_ray_before_a_run(tmp_path):
-    loaded = loaded_after("import holdfast.training, holdfast.training.job, holdfast.training.ray_job", tmp_path)
+    loaded = loaded_after(
+        "import holdfast.training, holdfast.training.job, holdfast.training.ray_job", tmp_path
+    )
     assert loaded.isdisjoint({"torch", "ray"})
 
 
@@ -121,7 +125,10 @@ def test_no_result_is_drawn_instead_of_computed(path):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if (isinstance(node, ast.Import) and any(a.name.split(".")[-1] == "random" for a in node.names))
         or (isinstance(node, ast.ImportFrom) and str(node.module).split(".")[-1] == "random")
-        or (isinstance(node, ast.Attribute) and node.attr in {"random", "rand", "randn", "randint", "default_rng"})
+        or (
+            isinstance(node, ast.Attribute)
+            and node.attr in {"random", "rand", "randn", "randint", "default_rng"}
+        )
     ]
     assert not uses or source_id(path) in ALLOWED_RANDOM, [ast.unparse(use) for use in uses]
 
@@ -157,6 +164,8 @@ def test_no_function_is_left_for_later(path):
     raised = [
         node.lineno
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Raise) and node.exc is not None and "NotImplementedError" in ast.unparse(node.exc)
+        if isinstance(node, ast.Raise)
+        and node.exc is not None
+        and "NotImplementedError" in ast.unparse(node.exc)
     ]
     assert not raised or source_id(path) == "storage/testing.py"

@@ -81,11 +81,13 @@ class _Api:
             id=body["id"], url=body["url"], host=body["host"], num_cpus=body["num_cpus"]
         )
         self._master.update_peers()
-        return web.json_response({
-            "node_ip": member.node_ip,
-            "ray_address": self._master.ray.address,
-            "peers": self._master.members.peers_of(member.id),
-        })
+        return web.json_response(
+            {
+                "node_ip": member.node_ip,
+                "ray_address": self._master.ray.address,
+                "peers": self._master.members.peers_of(member.id),
+            }
+        )
 
     async def heartbeat(self, request: web.Request) -> web.Response:
         body = await _body(request, "blocks", "bytes")
@@ -109,7 +111,9 @@ class _Api:
         try:
             kind, ref = request.query["kind"], request.query["ref"]
         except KeyError as error:
-            raise InvalidInput(f"{request.path} needs the query arguments kind and ref; {error} is missing") from error
+            raise InvalidInput(
+                f"{request.path} needs the query arguments kind and ref; {error} is missing"
+            ) from error
         entry = await asyncio.to_thread(self._master.names.resolve, kind, ref)
         return web.json_response(entry.to_json())
 

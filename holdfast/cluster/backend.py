@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Backend", "EmbeddedBackend", "MasterBackend"]
 
 _ASK_AT_ONCE = 4096
+RUNS_SHOWN = 50
+"""A status tells the newest runs; the client's ``runs()`` gives all."""
 
 
 class Backend(Protocol):
@@ -101,13 +103,15 @@ class EmbeddedBackend:
 
         with open_local(self._settings) as local:
             held = local.statistics()
+        runs = self.runs()
         node = {"id": "embedded", "role": "embedded", "url": "", "alive": True, **held}
         return {
             "version": __version__,
             "url": None,
             "nodes": [node],
             "names": [entry.to_json() for entry in self.names.entries() if entry.kind != "conversion"],
-            "runs": [status.to_json() for status in self.runs()[:50]],
+            "runs": [status.to_json() for status in runs[:RUNS_SHOWN]],
+            "runs_total": len(runs),
         }
 
     def close(self) -> None:

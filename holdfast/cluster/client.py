@@ -194,7 +194,9 @@ class Client:
             Unavailable: The cluster is too small, or the training failed there.
         """
         if workers < 1 or threads_per_worker < 1:
-            raise InvalidInput(f"workers={workers} and threads_per_worker={threads_per_worker} must be at least 1")
+            raise InvalidInput(
+                f"workers={workers} and threads_per_worker={threads_per_worker} must be at least 1"
+            )
         spec = RunSpec(
             code=bundle_code(self.store, function),
             data=_resolve(self.backend, "dataset", dataset),
@@ -236,7 +238,13 @@ class Client:
         return conversion, record
 
     def serve(
-        self, model: str | Cid, *, host: str = "127.0.0.1", port: int = 0, token: str | None = None, threads: int = 1
+        self,
+        model: str | Cid,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        token: str | None = None,
+        threads: int = 1,
     ) -> RunningServer:
         """Serve a model over HTTP (Open Inference Protocol v2) from this process, until it is closed.
 

@@ -106,7 +106,9 @@ class Daemon(Protocol):
         ...
 
 
-async def run_daemon(home: Path, make: Callable[[], Daemon], on_ready: Callable[[dict[str, Any]], object]) -> None:
+async def run_daemon(
+    home: Path, make: Callable[[], Daemon], on_ready: Callable[[dict[str, Any]], object]
+) -> None:
     """Be a daemon until SIGINT or SIGTERM, which also end a start that is under way.
 
     Args:

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from holdfast import __version__
 from holdfast.cluster.api import add_api_routes
+from holdfast.cluster.backend import RUNS_SHOWN
 from holdfast.cluster.dashboard import add_dashboard_routes
 from holdfast.cluster.membership import HEARTBEAT_S, Member, Membership, is_loopback, loopback_network
 from holdfast.cluster.processes import spawn, stop, tail
@@ -44,7 +45,9 @@ class Master:
     def __init__(self, settings: Settings) -> None:
         host = settings.master.host
         if host in ("0.0.0.0", "::", ""):  # noqa: S104 -- refused, not bound
-            raise InvalidInput(f"host {host!r}: give the one address at which the other machines reach this one")
+            raise InvalidInput(
+                f"host {host!r}: give the one address at which the other machines reach this one"
+            )
         self.settings = settings
         self.token = token_for(settings.home)
         self.started = time.time()
@@ -61,7 +64,8 @@ class Master:
         self.ray = RayNode(settings.home, node_ip=node_ip, num_cpus=settings.master.num_cpus)
         self.url = ""
         self.members = Membership(
-            Member(id=MASTER_ID, role="master", url="", node_ip=node_ip, num_cpus=settings.master.num_cpus), network
+            Member(id=MASTER_ID, role="master", url="", node_ip=node_ip, num_cpus=settings.master.num_cpus),
+            network,
         )
         self._running: dict[str, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(MAX_RUNNING)
@@ -84,7 +88,12 @@ class Master:
             Unavailable: The port is in use.
         """
         app = web.Application(
-            middlewares=[errors_as_json, bearer_token(self.token, free=("/healthz", "/", "/login", "/assets/style.css", "/assets/icon.svg"))],
+            middlewares=[
+                errors_as_json,
+                bearer_token(
+                    self.token, free=("/healthz", "/", "/login", "/assets/style.css", "/assets/icon.svg")
+                ),
+            ],
             client_max_size=8 << 20,
         )
         add_block_routes(app, self.blocks)
@@ -177,9 +186,15 @@ class Master:
         try:
             async with self._slots:
                 self.runs.start(run)
-                result = await self._drive(RayJob(
-                    run_id=run, spec=spec, ray_address=self.ray.address, node_ip=self.ray.node_ip, master_url=self.url,
-                ))
+                result = await self._drive(
+                    RayJob(
+                        run_id=run,
+                        spec=spec,
+                        ray_address=self.ray.address,
+                        node_ip=self.ray.node_ip,
+                        master_url=self.url,
+                    )
+                )
             self.runs.finish(run, RunState.DONE, result=result)
         except asyncio.CancelledError:
             self.runs.finish(run, RunState.CANCELLED, error="cancelled")
@@ -211,6 +226,7 @@ class Master:
 
     def describe(self) -> dict[str, Any]:
         """What ``GET /api/v0/status`` answers."""
+        runs = self.runs.all()
         return {
             "version": __version__,
             "url": self.url,
@@ -218,7 +234,8 @@ class Master:
             "ray_address": self.ray.address,
             "nodes": [member.to_json() for member in self.members.all()],
             "names": [entry.to_json() for entry in self.names.entries() if entry.kind != "conversion"],
-            "runs": [status.to_json() for status in self.runs.all()[:50]],
+            "runs": [status.to_json() for status in runs[:RUNS_SHOWN]],
+            "runs_total": len(runs),
         }
 
     def facts(self) -> dict[str, Any]:

@@ -118,7 +118,9 @@ def run_quickstart(*, home: str | None, keep: bool, port: int, as_json: bool) ->
     adopt_orphans()
     # SIGTERM shall clean up exactly as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    base = Path(home).expanduser().absolute() if home else Path(tempfile.mkdtemp(prefix="holdfast-quickstart-"))
+    base = (
+        Path(home).expanduser().absolute() if home else Path(tempfile.mkdtemp(prefix="holdfast-quickstart-"))
+    )
     base.mkdir(parents=True, exist_ok=True)
     processes = _Processes(base, tied=not keep)
     screen = _Screen()
@@ -168,7 +170,9 @@ def _steps(screen: _Screen, processes: _Processes, port: int) -> dict[str, Any]:
             client = stack.enter_context(connect(url, home=base / "client", token=token))
 
         with screen.step("dataset: 1,797 handwritten digits"):
-            dataset = client.datasets.store_dataset(data, name="digits", version="1.0.0", rows_per_shard=ROWS_PER_SHARD)
+            dataset = client.datasets.store_dataset(
+                data, name="digits", version="1.0.0", rows_per_shard=ROWS_PER_SHARD
+            )
             screen.say("CID", dataset.cid)
             screen.say("rows", ", ".join(f"{dataset.rows_in(split)} {split}" for split in dataset.splits))
 
@@ -198,7 +202,9 @@ def _steps(screen: _Screen, processes: _Processes, port: int) -> dict[str, Any]:
             conversion, record = client.convert("digits@champion")
             difference = record.comparison["max_difference"]
             screen.say("ONNX", record.onnx)
-            screen.say("difference", f"at most {difference:.2g} from PyTorch on {record.comparison['samples']} rows")
+            screen.say(
+                "difference", f"at most {difference:.2g} from PyTorch on {record.comparison['samples']} rows"
+            )
             served = _serve_and_ask(screen, processes, url, token, data["test"])
 
         with screen.step("search: neighbours of a digit it has not seen"):
@@ -207,7 +213,10 @@ def _steps(screen: _Screen, processes: _Processes, port: int) -> dict[str, Any]:
             found = index.search(data["test"]["image"][0], k=6)[0]
             label = int(data["test"]["label"][0])
             labels = [int(n.values["label"]) for n in found]
-            screen.say(f"a {label} is like", ", ".join(f"{n.split}:{n.row} (a {x})" for n, x in zip(found, labels, strict=True)))
+            screen.say(
+                f"a {label} is like",
+                ", ".join(f"{n.split}:{n.row} (a {x})" for n, x in zip(found, labels, strict=True)),
+            )
 
         with screen.step("verify: digits@champion, from an empty home"):
             auditor = stack.enter_context(connect(url, home=base / "auditor", token=token))
@@ -218,7 +227,10 @@ def _steps(screen: _Screen, processes: _Processes, port: int) -> dict[str, Any]:
             if not tree.ok:
                 raise Unavailable("digits@champion does not verify; see the tree above")
             pulled = auditor.store.blocks.statistics()  # type: ignore[attr-defined]  # open_store gives a FetchingStore
-            screen.say("hashed", f"{hashed:,} bytes in {sum(node.blocks for node in tree.flat())} blocks, all as their CIDs say")
+            screen.say(
+                "hashed",
+                f"{hashed:,} bytes in {sum(node.blocks for node in tree.flat())} blocks, all as their CIDs say",
+            )
     return {
         "dataset": str(dataset.cid),
         "run": str(run.cid),
@@ -233,7 +245,10 @@ def _steps(screen: _Screen, processes: _Processes, port: int) -> dict[str, Any]:
         "bytes_pulled_by_workers": [each["bytes"] for each in moved],
         "bytes_pulled_to_verify": pulled["bytes"],
         "checkpoints": len([c for c in checkpoints if c]),
-        "seconds": {**{k: round(v, 1) for k, v in screen.seconds.items()}, "total": round(time.monotonic() - started, 1)},
+        "seconds": {
+            **{k: round(v, 1) for k, v in screen.seconds.items()},
+            "total": round(time.monotonic() - started, 1),
+        },
         "dashboard": f"{url}/?token={token}",
     }
 
@@ -277,7 +292,9 @@ def _print_summary(screen: _Screen, summary: dict[str, Any]) -> None:
     screen.say("accuracy", f"{summary['accuracy']:.4f}")
     screen.say("served", f"{summary['requests_right']} of {summary['requests']} requests right")
     pulled = ", ".join(human_bytes(size) for size in summary["bytes_pulled_by_workers"])
-    screen.say("moved", f"workers pulled {pulled}; the audit pulled {human_bytes(summary['bytes_pulled_to_verify'])}")
+    screen.say(
+        "moved", f"workers pulled {pulled}; the audit pulled {human_bytes(summary['bytes_pulled_to_verify'])}"
+    )
     seconds = summary["seconds"]
     screen.say("seconds", ", ".join(f"{name} {value}" for name, value in seconds.items()))
     screen.say("dashboard", summary["dashboard"].partition("?")[0])

@@ -126,7 +126,9 @@ class RayNode:
                 _, writer = await asyncio.open_connection(host, int(port))
             except OSError as error:
                 if time.monotonic() > deadline:
-                    raise Unavailable(f"Ray's head at {self.address} does not answer: {error.strerror}") from error
+                    raise Unavailable(
+                        f"Ray's head at {self.address} does not answer: {error.strerror}"
+                    ) from error
                 await asyncio.sleep(0.1)
             else:
                 writer.close()

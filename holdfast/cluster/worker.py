@@ -135,7 +135,13 @@ class Worker:
 
     def facts(self) -> dict[str, Any]:
         """Where it is."""
-        return {"role": "worker", "id": self.id, "url": self.url, "node_ip": self.node_ip, "master_url": self._master.url}
+        return {
+            "role": "worker",
+            "id": self.id,
+            "url": self.url,
+            "node_ip": self.node_ip,
+            "master_url": self._master.url,
+        }
 
 
 async def _health(_: web.Request) -> web.Response:

@@ -25,6 +25,8 @@ DAG_CBOR = 0x71
 CODECS: dict[int, str] = {RAW: "raw", DAG_PB: "dag-pb", DAG_CBOR: "dag-cbor", 0x0129: "dag-json"}
 """Multicodec numbers of the codecs that holdfast stores, with their names."""
 
+_decode, _encode, _new = libipld.decode_multibase, libipld.encode_multibase, object.__new__
+
 SHA2_256 = 0x12
 IDENTITY = 0x00
 MAX_IDENTITY_BYTES = 128
@@ -102,10 +104,16 @@ class Cid:
         if isinstance(value, Cid):
             return value
         if isinstance(value, str):
-            raw = _from_text(value)
+            raw = b""
+            if len(value) == 59 and value[0] == "b":  # the usual text, without detours
+                try:
+                    raw = _decode(value)[1]
+                except ValueError:
+                    raw = b""  # whatever it is, it is found out below
             if raw[:4] not in _V1_PREFIXES or len(raw) != 36:
+                raw = _from_text(value)
                 _check(raw, value)
-            self = cls.__new__(cls)  # checked just now: __init__ would do it again
+            self = _new(cls)  # checked just now: __init__ would do it again
             _set_raw(self, raw)
             return self
         if isinstance(value, (bytes, bytearray, memoryview)):
@@ -165,7 +173,7 @@ class Cid:
             raise Corrupt(f"{source} gave {memoryview(data).nbytes} bytes for {self} that do not hash to it")
 
     def __str__(self) -> str:
-        text: str = libipld.encode_multibase("b" if self.raw[0] == 1 else "z", self.raw)
+        text: str = _encode("b" if self.raw[0] == 1 else "z", self.raw)
         return text if self.raw[0] == 1 else text[1:]
 
     def __repr__(self) -> str:
@@ -190,7 +198,7 @@ _set_raw = Cid.__dict__["raw"].__set__  # past __setattr__, at a third of object
 def _from_text(value: str) -> bytes:
     """The bytes that a CID's text stands for, whatever they are."""
     text = value
-    if not value.isalnum():  # else it is the plain text, and there is nothing to take off
+    if not value.isalnum():  # else there is nothing to take off
         text = value.strip()
         for prefix in ("ipfs://", "/ipfs/"):
             text = text.removeprefix(prefix)
@@ -202,7 +210,7 @@ def _from_text(value: str) -> bytes:
         raise InvalidInput(f"{_short(value)} is not a CID: it is {len(text)} characters long")
     v0 = len(text) == 46 and text.startswith("Qm")
     try:
-        raw: bytes = libipld.decode_multibase("z" + text if v0 else text)[1]
+        raw: bytes = _decode("z" + text if v0 else text)[1]
     except Exception as error:
         raise InvalidInput(f"{_short(value)} is not a CID: {error}") from error
     if raw[:1] == b"\x12" and not v0:

@@ -25,7 +25,7 @@ from holdfast.training.job import Outcome, record_run, run_worker
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["RayJob", "answer_of", "train_on_ray"]
+__all__ = ["RayJob", "answer_of", "process_group", "train_on_ray"]
 
 RENDEZVOUS_TIMEOUT_S = 300
 
@@ -70,7 +70,7 @@ def _worker_loop(job: dict[str, Any]) -> dict[str, Any] | None:
 
     place = ray.train.get_context()
     rank, world_size = place.get_world_rank(), place.get_world_size()
-    with open_store(settings) as store, _process_group(rank, world_size):
+    with open_store(settings) as store, process_group(rank, world_size):
         report({"type": "worker_started", "rank": rank, "home": str(settings.home)})
         outcome = run_worker(parsed.spec, store, rank=rank, world_size=world_size, report=report)
         moved = store.blocks.statistics()  # type: ignore[attr-defined]  # open_store gives a FetchingStore
@@ -79,7 +79,7 @@ def _worker_loop(job: dict[str, Any]) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def _process_group(rank: int, world_size: int) -> Iterator[None]:
+def process_group(rank: int, world_size: int) -> Iterator[None]:
     """Connect the workers for torch.distributed; worker 0's node is where they meet."""
     if world_size == 1:
         yield

@@ -54,7 +54,9 @@ def test_a_master_that_is_not_there_is_named(tmp_path: Path):
     token = tmp_path / "token"
     token.write_text("f" * 64)
     token.chmod(0o600)
-    done = run_cli("worker", "--join", url, "--token-file", str(token), "--wait", "0", "--home", str(tmp_path / "w"))
+    done = run_cli(
+        "worker", "--join", url, "--token-file", str(token), "--wait", "0", "--home", str(tmp_path / "w")
+    )
     assert done.returncode == 6
     assert url in done.stderr
 
@@ -74,7 +76,9 @@ def test_a_full_disk_is_one_clear_line_and_the_store_lives_on(tmp_path: Path):
     home = tmp_path / "small"
     home.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "holdfast-test", str(home)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "holdfast-test", str(home)],
+        capture_output=True,
+        check=False,
     )
     if mounted.returncode:
         pytest.skip("a small file system can't be mounted here: " + mounted.stderr.decode().strip())
@@ -96,7 +100,9 @@ def test_a_full_disk_is_one_clear_line_and_the_store_lives_on(tmp_path: Path):
 def test_a_missing_dependency_is_named_without_a_traceback(tmp_path: Path):
     # A folder in front of the path that hides one installed package.
     (tmp_path / "lmdb.py").write_text("raise ModuleNotFoundError(\"No module named 'lmdb'\", name='lmdb')\n")
-    done = run_cli("ls", "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku", PYTHONPATH=str(tmp_path))
+    done = run_cli(
+        "ls", "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku", PYTHONPATH=str(tmp_path)
+    )
     assert done.returncode == 8
     assert "'lmdb'" in one_line_error(done)
 

@@ -101,7 +101,9 @@ def test_a_cancelled_run_stops_its_driver(cluster: Cluster, tmp_path: Path, user
     assert not thread.is_alive()
     assert "cancelled" in str(failures[0])
     master = psutil.Process(cluster.daemons["master"].pid)
-    drivers = [c for c in master.children(recursive=True) if "holdfast.training.ray_job" in " ".join(c.cmdline())]
+    drivers = [
+        c for c in master.children(recursive=True) if "holdfast.training.ray_job" in " ".join(c.cmdline())
+    ]
     assert not drivers
     with pytest.raises(Conflict, match="ended"):
         http.post(f"/api/v0/runs/{run}/cancel")
@@ -168,7 +170,9 @@ def test_nothing_is_answered_without_the_token(cluster: Cluster, tmp_path: Path)
 def test_a_killed_worker_is_noticed_and_another_can_take_its_place(cluster: Cluster, tmp_path: Path):
     http = HttpClient(cluster.url, cluster.token)
     token_file = str(cluster.base / "master" / "token")
-    process = start_daemon(tmp_path, "extra", "worker", "--join", cluster.url, "--token-file", token_file, "--cpus", "1")
+    process = start_daemon(
+        tmp_path, "extra", "worker", "--join", cluster.url, "--token-file", token_file, "--cpus", "1"
+    )
     announced(tmp_path, "extra", process)
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(http.get("/api/v0/status")["nodes"]) == 4

@@ -19,7 +19,9 @@ DIGITS = "bafyreicfsimxf5f7hsoctuwy6pghbqpsr2ilqck4uin6pi42prkeqtbwue"
 def scratch() -> set[str]:
     """Temporary folders of ours that exist now."""
     folders = (tempfile.gettempdir(), "/tmp")
-    return {name for folder in folders for name in os.listdir(folder) if name.startswith(("holdfast-", "hf-ray-"))}
+    return {
+        name for folder in folders for name in os.listdir(folder) if name.startswith(("holdfast-", "hf-ray-"))
+    }
 
 
 def relatives(pid: int) -> list[psutil.Process]:
@@ -61,7 +63,9 @@ def test_ctrl_c_at_any_step_stops_everything(marker: str, tmp_path: Path):
     log = tmp_path / "stderr"
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "holdfast.cluster.cli", "quickstart"], stdout=subprocess.DEVNULL, stderr=stderr
+            [sys.executable, "-m", "holdfast.cluster.cli", "quickstart"],
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
         )
     for _ in range(2000):
         if marker in log.read_text(errors="replace"):

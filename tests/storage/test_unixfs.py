@@ -459,10 +459,11 @@ def test_a_few_nodes_can_not_stand_for_endlessly_many_pieces_of_nothing(store):
 def test_endless_depth_is_refused(store, tmp_path):
     leaf = store.add_bytes(b"x")
     chain, folder, shards = leaf, leaf, shard(store, ("00a", leaf))
-    for i in range(200):
-        chain = file_node(store, (chain, 1))
+    for i in range(MAX_TREE_DEPTH + 2):
         folder = directory(store, ("d", folder))
-        shards = shard(store, ("00", shards), (f"01{i}", leaf))
+        if i < 40:
+            chain = file_node(store, (chain, 1))
+            shards = shard(store, ("00", shards), (f"01{i}", leaf))
     with pytest.raises(Corrupt, match="nested deeper"):
         store.read(chain)
     with pytest.raises(Corrupt, match="nested deeper"):

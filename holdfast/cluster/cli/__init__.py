@@ -46,9 +46,13 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="version", version=f"holdfast {__version__}")
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--home", help="folder of this node or client (default: $HOLDFAST_HOME, or ~/.holdfast)")
+    common.add_argument(
+        "--home", help="folder of this node or client (default: $HOLDFAST_HOME, or ~/.holdfast)"
+    )
     common.add_argument("--json", action="store_true", help="print one JSON value instead of text")
-    common.add_argument("--debug", action="store_true", help="print a traceback with an error, and all log records")
+    common.add_argument(
+        "--debug", action="store_true", help="print a traceback with an error, and all log records"
+    )
     connected = argparse.ArgumentParser(add_help=False, parents=[common])
     connected.add_argument(
         "--address",
@@ -73,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HoldfastError as error:
         return _failed(error, arguments)
     except ModuleNotFoundError as error:
-        missing = Unsupported(f"the package {error.name!r} is missing: install holdfast again (pip install holdfast)")
+        missing = Unsupported(
+            f"the package {error.name!r} is missing: install holdfast again (pip install holdfast)"
+        )
         return _failed(missing, arguments)
     except KeyboardInterrupt:
         print("holdfast: interrupted", file=sys.stderr)

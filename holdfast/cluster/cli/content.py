@@ -42,7 +42,9 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
 def _size_below(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
-    return sum(os.lstat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
+    return sum(
+        os.lstat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names
+    )
 
 
 def _add(arguments: argparse.Namespace) -> None:
@@ -64,7 +66,11 @@ def _get(arguments: argparse.Namespace) -> None:
         cid = client.store.resolve(arguments.cid)
         with Progress("get", client.store.stat(cid).size) as progress:
             written = client.store.get(cid, target, progress=progress)
-    show(arguments, {"cid": str(cid), "path": str(target), "bytes": written}, f"{target}  {human_bytes(written)}")
+    show(
+        arguments,
+        {"cid": str(cid), "path": str(target), "bytes": written},
+        f"{target}  {human_bytes(written)}",
+    )
 
 
 def _cat(arguments: argparse.Namespace) -> None:

@@ -23,17 +23,25 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, connected: argp
     """Add this module's commands."""
     up = commands.add_parser("up", parents=[common], help="start a cluster: be its master, until Ctrl-C")
     up.add_argument("--host", help="address that the other machines reach this one at (default: 127.0.0.1)")
-    up.add_argument("--port", type=int, help="port of API, dashboard and blocks; 0 takes a free one (default: 7400)")
+    up.add_argument(
+        "--port", type=int, help="port of API, dashboard and blocks; 0 takes a free one (default: 7400)"
+    )
     up.add_argument("--cpus", type=int, help="CPUs of this machine that jobs may use (default: 0)")
     up.set_defaults(run=_up)
 
     worker = commands.add_parser("worker", parents=[common], help="join a cluster: be a worker, until Ctrl-C")
-    worker.add_argument("--join", required=True, metavar="URL", help="the master's URL, as 'holdfast up' prints it")
+    worker.add_argument(
+        "--join", required=True, metavar="URL", help="the master's URL, as 'holdfast up' prints it"
+    )
     worker.add_argument("--token-file", help="file with the cluster's token (default: <home>/token)")
-    worker.add_argument("--host", help="address that the other machines reach this one at (default: 127.0.0.1)")
+    worker.add_argument(
+        "--host", help="address that the other machines reach this one at (default: 127.0.0.1)"
+    )
     worker.add_argument("--port", type=int, help="port of the block server (default: a free one)")
     worker.add_argument("--cpus", type=int, help="CPUs that jobs may use (default: all)")
-    worker.add_argument("--wait", type=float, default=10.0, metavar="S", help="seconds to wait for the master (default: 10)")
+    worker.add_argument(
+        "--wait", type=float, default=10.0, metavar="S", help="seconds to wait for the master (default: 10)"
+    )
     worker.set_defaults(run=_worker)
 
     down = commands.add_parser("down", parents=[common], help="stop the daemons of homes")
@@ -43,7 +51,9 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, connected: argp
     status = commands.add_parser("status", parents=[connected], help="nodes, names and runs")
     status.set_defaults(run=_status)
 
-    config = commands.add_parser("config", parents=[common], help="every setting, and where its value comes from")
+    config = commands.add_parser(
+        "config", parents=[common], help="every setting, and where its value comes from"
+    )
     config.set_defaults(run=_config)
 
     quickstart = commands.add_parser(
@@ -53,8 +63,12 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, connected: argp
         description="Starts a master and two workers on this machine, trains on handwritten digits, serves, searches and "
         "verifies the model, and stops everything again.",
     )
-    quickstart.add_argument("--keep", action="store_true", help="leave the cluster running, and print how to stop it")
-    quickstart.add_argument("--port", type=int, default=0, help="port of API and dashboard (default: a free one)")
+    quickstart.add_argument(
+        "--keep", action="store_true", help="leave the cluster running, and print how to stop it"
+    )
+    quickstart.add_argument(
+        "--port", type=int, default=0, help="port of API and dashboard (default: a free one)"
+    )
     quickstart.set_defaults(run=_quickstart)
 
 
@@ -64,7 +78,10 @@ def _up(arguments: argparse.Namespace) -> None:
 
     log_to_stderr("DEBUG" if arguments.debug else "INFO")
     settings = load_settings(
-        arguments.home, master__host=arguments.host, master__port=arguments.port, master__num_cpus=arguments.cpus
+        arguments.home,
+        master__host=arguments.host,
+        master__port=arguments.port,
+        master__num_cpus=arguments.cpus,
     )
     token = token_for(settings.home)
 
@@ -88,7 +105,10 @@ def _worker(arguments: argparse.Namespace) -> None:
 
     log_to_stderr("DEBUG" if arguments.debug else "INFO")
     settings = load_settings(
-        arguments.home, worker__host=arguments.host, worker__port=arguments.port, worker__num_cpus=arguments.cpus
+        arguments.home,
+        worker__host=arguments.host,
+        worker__port=arguments.port,
+        worker__num_cpus=arguments.cpus,
     )
     given = read_token(Path(arguments.token_file)) if arguments.token_file else None
     token = read_token(settings.home / "token") if given is None else token_for(settings.home, given)
@@ -107,7 +127,11 @@ def _down(arguments: argparse.Namespace) -> None:
     from holdfast.cluster.daemon import end_daemon
 
     given = [Path(home).expanduser() for home in arguments.homes] or [load_settings(arguments.home).home]
-    homes = [home for folder in given for home in ([folder] if (folder / "daemon.lock").exists() else folder.glob("*/"))]
+    homes = [
+        home
+        for folder in given
+        for home in ([folder] if (folder / "daemon.lock").exists() else folder.glob("*/"))
+    ]
     running = [home for home in homes if (home / "daemon.json").exists()]
     if not running:
         raise InvalidInput(f"no holdfast daemon runs on {', '.join(map(str, given))}")
@@ -142,7 +166,10 @@ def _status(arguments: argparse.Namespace) -> None:
         parts.append(
             table(
                 ("NAME", "KIND", "VERSION", "ALIASES", "CID"),
-                [(n["name"], n["kind"], n["version"], ", ".join(n["aliases"]), n["cid"]) for n in status["names"]],
+                [
+                    (n["name"], n["kind"], n["version"], ", ".join(n["aliases"]), n["cid"])
+                    for n in status["names"]
+                ],
             )
         )
     if status["runs"]:
@@ -178,4 +205,6 @@ def _config(arguments: argparse.Namespace) -> None:
 def _quickstart(arguments: argparse.Namespace) -> int:
     from holdfast.cluster.quickstart import run_quickstart
 
-    return run_quickstart(home=arguments.home, keep=arguments.keep, port=arguments.port, as_json=arguments.json)
+    return run_quickstart(
+        home=arguments.home, keep=arguments.keep, port=arguments.port, as_json=arguments.json
+    )

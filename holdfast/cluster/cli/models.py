@@ -22,10 +22,14 @@ _REF = "a CID, name, name:1.0.0 or name@alias"
 
 def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     """Add this module's commands."""
-    train = commands.add_parser("train", parents=[connected], help="train a model; prints the run's and the model's CID")
+    train = commands.add_parser(
+        "train", parents=[connected], help="train a model; prints the run's and the model's CID"
+    )
     train.add_argument("function", help="package.module:function")
     train.add_argument("--data", required=True, metavar="REF", help=f"the dataset: {_REF}")
-    train.add_argument("--config", default="{}", metavar="JSON", help="settings for the function, as a JSON object")
+    train.add_argument(
+        "--config", default="{}", metavar="JSON", help="settings for the function, as a JSON object"
+    )
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--workers", type=int, default=1)
     train.add_argument("--name", help="register the model under this name")
@@ -33,9 +37,13 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     train.add_argument("--alias", action="append", default=[], help="with --name: point this alias at it")
     train.set_defaults(run=_train)
 
-    convert = commands.add_parser("convert", parents=[connected], help="the model's ONNX form, compared with the original")
+    convert = commands.add_parser(
+        "convert", parents=[connected], help="the model's ONNX form, compared with the original"
+    )
     convert.add_argument("model", help=_REF)
-    convert.add_argument("--trust-code", action="store_true", help="run the model's code where it is not installed here")
+    convert.add_argument(
+        "--trust-code", action="store_true", help="run the model's code where it is not installed here"
+    )
     convert.set_defaults(run=_convert)
 
     serve = commands.add_parser("serve", parents=[connected], help="serve a model over HTTP, until Ctrl-C")
@@ -45,20 +53,30 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     serve.add_argument("--no-token", action="store_true", help="answer everybody who reaches the port")
     serve.set_defaults(run=_serve)
 
-    index = commands.add_parser("index", parents=[connected], help="embed a dataset with a model, and index the vectors")
+    index = commands.add_parser(
+        "index", parents=[connected], help="embed a dataset with a model, and index the vectors"
+    )
     index.add_argument("name", help="of the index")
     index.add_argument("--data", required=True, metavar="REF", help=f"the dataset: {_REF}")
     index.add_argument("--model", required=True, metavar="REF", help=f"the model: {_REF}")
-    index.add_argument("--factory", default="Flat", help="FAISS' description of the index (default: Flat, which is exact)")
+    index.add_argument(
+        "--factory", default="Flat", help="FAISS' description of the index (default: Flat, which is exact)"
+    )
     index.set_defaults(run=_index)
 
-    search = commands.add_parser("search", parents=[connected], help="the rows of an index that are like one of its dataset")
+    search = commands.add_parser(
+        "search", parents=[connected], help="the rows of an index that are like one of its dataset"
+    )
     search.add_argument("index", help=_REF)
-    search.add_argument("--like", required=True, metavar="SPLIT:ROW", help="the row to look for, such as test:0")
+    search.add_argument(
+        "--like", required=True, metavar="SPLIT:ROW", help="the row to look for, such as test:0"
+    )
     search.add_argument("-k", type=int, default=5, help="how many (default: 5)")
     search.set_defaults(run=_search)
 
-    verify = commands.add_parser("verify", parents=[connected], help="hash everything that a model was made from, and print the tree")
+    verify = commands.add_parser(
+        "verify", parents=[connected], help="hash everything that a model was made from, and print the tree"
+    )
     verify.add_argument("ref", help=_REF)
     verify.set_defaults(run=_verify)
 
@@ -66,17 +84,23 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     alias.add_argument("name")
     alias.add_argument("alias")
     alias.add_argument("version")
-    alias.add_argument("--expected", metavar="VERSION", help="fail unless it points here now ('none': to nothing)")
+    alias.add_argument(
+        "--expected", metavar="VERSION", help="fail unless it points here now ('none': to nothing)"
+    )
     alias.set_defaults(run=_alias)
 
 
 def progress_line(event: dict[str, Any]) -> str | None:
     """One event of a run as a line, or None where it is of no interest to people."""
     if event["type"] == "report":
-        return "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in event["metrics"].items())
+        return "  ".join(
+            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in event["metrics"].items()
+        )
     if event["type"] == "worker_done":
         moved = event["fetched"]
-        return f"worker {event['rank']} pulled {moved['blocks']} blocks, {moved['bytes']:,} bytes, each verified"
+        return (
+            f"worker {event['rank']} pulled {moved['blocks']} blocks, {moved['bytes']:,} bytes, each verified"
+        )
     return None
 
 
@@ -106,12 +130,24 @@ def _train(arguments: argparse.Namespace) -> None:
 
     with open_client(arguments) as client:
         run = client.train(
-            function, arguments.data, config=config, seed=arguments.seed, workers=arguments.workers, on_event=tell
+            function,
+            arguments.data,
+            config=config,
+            seed=arguments.seed,
+            workers=arguments.workers,
+            on_event=tell,
         )
-        value = {"run": str(run.cid), "model": str(run.model), "metrics": dict(run.metrics), "seconds": run.seconds}
+        value = {
+            "run": str(run.cid),
+            "model": str(run.model),
+            "metrics": dict(run.metrics),
+            "seconds": run.seconds,
+        }
         text = f"run    {run.cid}\nmodel  {run.model}"
         if arguments.name:
-            entry = client.models.register(arguments.name, run.model, arguments.version, aliases=arguments.alias)
+            entry = client.models.register(
+                arguments.name, run.model, arguments.version, aliases=arguments.alias
+            )
             value |= {"name": entry.name, "version": entry.version}
             text += f"\nname   {entry.name}:{entry.version}"
     show(arguments, value, text)
@@ -165,7 +201,9 @@ def _search(arguments: argparse.Namespace) -> None:
         index = client.open_index(arguments.index)
         column = load_record(client.store, index.record.model, ModelRecord).input_column
         if int(row) >= index.dataset.rows_in(split):
-            raise InvalidInput(f"split {split!r} has {index.dataset.rows_in(split)} rows, counted from 0; there is no row {row}")
+            raise InvalidInput(
+                f"split {split!r} has {index.dataset.rows_in(split)} rows, counted from 0; there is no row {row}"
+            )
         sample = table_to_numpy(index.dataset.to_arrow(split).select([column]).slice(int(row), 1))[column]
         found = index.search(sample, arguments.k)[0]
     plain = [
@@ -187,11 +225,17 @@ def _verify(arguments: argparse.Namespace) -> None:
     verdict = f"{blocks} blocks, {size:,} bytes hashed: " + (f"{bad} BAD" if bad else "all as their CIDs say")
     show(arguments, tree.to_json(), f"{tree.render()}\n{verdict}")
     if bad:
-        raise Corrupt(f"{arguments.ref} does not verify: {bad} of {len(list(tree.flat()))} parts are missing or wrong")
+        raise Corrupt(
+            f"{arguments.ref} does not verify: {bad} of {len(list(tree.flat()))} parts are missing or wrong"
+        )
 
 
 def _alias(arguments: argparse.Namespace) -> None:
-    expected = {} if arguments.expected is None else {"expected": None if arguments.expected == "none" else arguments.expected}
+    expected = (
+        {}
+        if arguments.expected is None
+        else {"expected": None if arguments.expected == "none" else arguments.expected}
+    )
     with open_client(arguments) as client:
         entry = client.models.set_alias(arguments.name, arguments.alias, arguments.version, **expected)
     show(arguments, entry.to_json(), f"{entry.name}@{arguments.alias} is {entry.version}  {entry.cid}")

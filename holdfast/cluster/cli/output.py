@@ -55,7 +55,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Rows under a header, in aligned columns."""
     lines = [tuple(header), *[tuple(str(cell) for cell in row) for row in rows]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
 
 
 class Progress:

@@ -425,7 +425,7 @@ function showRuns(status) {
     },
   );
   const count = (state) => runs.filter((run) => run.state === state).length;
-  setText(byId("runs-count"), grouped.format(runs.length));
+  setText(byId("runs-count"), grouped.format(status.runs_total));
   const notes = ["running", "queued", "failed"].map((state) => (count(state) ? `${count(state)} ${state}` : ""));
   setText(byId("runs-note"), inOneLine(notes) || (runs.length ? "all ended" : ""));
   showEmpty("runs", runs.length === 0, status.url, () => NEXT.runs(status.url));

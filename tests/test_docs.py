@@ -1,0 +1,71 @@
+"""The documents' code is run, so that they can't promise what the code does not do."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from holdfast.cluster.cli import parser
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+_FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(document: Path, language: str) -> list[tuple[str, str]]:
+    """The code blocks of a language: what stands behind it, and the code."""
+    return [
+        (info.strip(), code) for name, info, code in _FENCE.findall(document.read_text()) if name == language
+    ]
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if blocks(d, "python")], ids=lambda d: d.stem)
+def test_every_python_block_does_what_the_text_says(document: Path, tmp_path: Path):
+    found = blocks(document, "python")
+    assert any("no-run" not in info for info, _ in found), "nothing of this document is run"
+    for number, (info, code) in enumerate(found):
+        ast.parse(code)
+        if "no-run" in info:
+            continue
+        script = tmp_path / (info.removeprefix("file=") if info else f"block_{number}.py")
+        script.write_text(code)
+        environment = {**os.environ, "HOLDFAST_HOME": str(tmp_path / "home"), "NO_PROXY": "*"}
+        done = subprocess.run(
+            [sys.executable, "-W", "error::UserWarning:__main__", str(script)],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=150,
+            check=False,
+        )
+        assert done.returncode == 0, f"block {number + 1} of {document.name}:\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.stem)
+def test_every_command_in_the_documents_exists(document: Path):
+    subcommands = next(action.choices for action in parser()._actions if action.choices)
+    assert subcommands is not None
+    text = document.read_text()
+    for line in re.findall(
+        r"^holdfast +(\S+.*)$", "\n".join(code for _, code in blocks(document, "console")), re.MULTILINE
+    ):
+        command, _, rest = line.partition("#")[0].strip().partition(" ")
+        assert command in subcommands
+        for option in re.findall(r"(--[a-z-]+)", rest):
+            assert option in subcommands[command].format_help(), f"holdfast {command} has no {option}"
+    for name in re.findall(r"`holdfast ([a-z]+)", text):
+        assert name in subcommands
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.stem)
+def test_every_link_inside_the_project_leads_somewhere(document: Path):
+    for target in re.findall(r"\]\((?!http|#)([^)#]+)", document.read_text()):
+        assert (document.parent / target).exists(), f"{document.name} links {target}"
