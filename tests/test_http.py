@@ -260,6 +260,7 @@ def test_an_error_of_the_uploader_is_not_blamed_on_the_server(client, cls):
 
     with pytest.raises(cls, match="^the local disk lacks a block$"):
         client.post("/upload", pieces())
+    assert client.get("/echo")["method"] == "GET", "the server must have survived it"
 
 
 def test_a_path_that_is_none_is_not_called_a_network_failure(client):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from holdfast.cluster.backend import Backend, EmbeddedBackend, MasterBackend
 from holdfast.config import load_settings, read_token, token_for
@@ -19,6 +18,7 @@ from holdfast.storage.opening import open_store, write_peers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from holdfast.cluster.serving import RunningServer
     from holdfast.inference.search import CorpusIndex
@@ -155,7 +155,7 @@ class Client:
         self.datasets = Datasets(store, backend)
         self.models = ModelRegistry(store, backend.names, publish=backend.publish)
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -75,7 +75,7 @@ class RayNode:
     def start(self) -> None:
         """Start the processes; return at once. Follow with :meth:`wait_ready`."""
         # A short folder: Ray puts Unix sockets into it, whose paths have at most 107 bytes.
-        self._scratch = Path(tempfile.mkdtemp(prefix="hf-ray-", dir="/tmp"))  # noqa: S108 -- made with mode 0700
+        self._scratch = Path(tempfile.mkdtemp(prefix="hf-ray-", dir="/tmp"))
         command = [
             sys.executable,
             "-m",
@@ -105,7 +105,7 @@ class RayNode:
             "false",
         ]
         if self._head is None:
-            host, port = self.address.rsplit(":", 1)
+            port = self.address.rpartition(":")[2]
             command += ["--head", "--port", port, "--include-dashboard", "false", "--no-monitor"]
         else:
             command += ["--address", self._head]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from anyio.from_thread import start_blocking_portal
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from holdfast.cluster.client import Client
     from holdfast.storage.cid import Cid
 
-__all__ = ["RunningServer", "served_model", "serve_model"]
+__all__ = ["RunningServer", "serve_model", "served_model"]
 
 
 def served_model(client: Client, ref: str | Cid, *, threads: int) -> tuple[str, ServedModel]:
@@ -55,7 +55,7 @@ class RunningServer:
         """Where to POST requests to."""
         return f"{self.url}/v2/models/{self.name}/infer"
 
-    def __enter__(self) -> RunningServer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -88,14 +88,15 @@ def process_group(rank: int, world_size: int) -> Iterator[None]:
 
     import ray.util
     import torch.distributed as dist
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not list it in __all__
     from ray.train.collective import broadcast_from_rank_zero
 
     patience = timedelta(seconds=RENDEZVOUS_TIMEOUT_S)
-    own = ray.util.get_node_ip_address()
+    own: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     # Port 0: the listening store itself is told which one it got, so nobody else can have taken it.
-    store = dist.TCPStore(own, 0, world_size, True, patience, False) if rank == 0 else None
+    store = TCPStore(own, 0, world_size, True, patience, False) if rank == 0 else None
     host, port = broadcast_from_rank_zero((own, store.port) if store is not None else None)
-    meeting = store or dist.TCPStore(host, port, world_size, False, patience)
+    meeting = store or TCPStore(host, port, world_size, False, patience)
     dist.init_process_group("gloo", store=meeting, rank=rank, world_size=world_size, timeout=patience)
     try:
         yield

@@ -19,7 +19,7 @@ from holdfast.errors import Conflict, Denied, InvalidInput, NotFound, Unavailabl
 from holdfast.http_client import HttpClient
 from holdfast.registry import ModelRecord, RunRecord, load_record
 
-from .conftest import announced, cli_json, run_cli, start_daemon, wait_for
+from .conftest import announced, cli_json, start_daemon, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +37,7 @@ def fetched(events: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
     return {event["rank"]: event["fetched"] for event in events if event["type"] == "worker_done"}
 
 
+@pytest.mark.slow
 def test_each_worker_pulls_its_share_and_the_sum_is_the_whole(cluster: Cluster, tmp_path: Path, user_code):
     events: list[dict[str, Any]] = []
     with cluster.connect(tmp_path / "client") as client:
@@ -59,6 +60,8 @@ def test_each_worker_pulls_its_share_and_the_sum_is_the_whole(cluster: Cluster, 
         assert client.verify(run.model).ok
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_the_same_run_twice_gives_the_same_cids(cluster: Cluster, tmp_path: Path, user_code):
     with cluster.connect(tmp_path / "client") as client:
         data = client.datasets.store_dataset(numbers(1), rows_per_shard=16)
@@ -67,14 +70,18 @@ def test_the_same_run_twice_gives_the_same_cids(cluster: Cluster, tmp_path: Path
     assert (first.cid, first.model) == (second.cid, second.model)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_a_failure_in_user_code_comes_back_in_its_own_words(cluster: Cluster, tmp_path: Path, user_code):
     with cluster.connect(tmp_path / "client") as client:
         data = client.datasets.store_dataset(numbers(2), rows_per_shard=16)
-        with pytest.raises(Unavailable, match="ValueError.*out of data"):
+        with pytest.raises(Unavailable, match=r"ValueError.*out of data"):
             client.train(user_code.train, data.cid, workers=2, config={"fail": 1})
         assert client.runs()[0].state == "failed"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_a_cancelled_run_stops_its_driver(cluster: Cluster, tmp_path: Path, user_code):
     http = HttpClient(cluster.url, cluster.token)
     failures: list[BaseException] = []
@@ -112,7 +119,7 @@ def test_a_cancelled_run_stops_its_driver(cluster: Cluster, tmp_path: Path, user
 def test_a_run_that_can_never_start_is_refused_at_once(cluster: Cluster, tmp_path: Path, user_code):
     with cluster.connect(tmp_path / "client") as client:
         data = client.datasets.store_dataset(numbers(4))
-        with pytest.raises(Unavailable, match="wants 9 workers.*holdfast worker --join"):
+        with pytest.raises(Unavailable, match=r"wants 9 workers.*holdfast worker --join"):
             client.train(user_code.train, data.cid, workers=9)
 
 
@@ -167,6 +174,8 @@ def test_nothing_is_answered_without_the_token(cluster: Cluster, tmp_path: Path)
         refused.value.close()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_a_killed_worker_is_noticed_and_another_can_take_its_place(cluster: Cluster, tmp_path: Path):
     http = HttpClient(cluster.url, cluster.token)
     token_file = str(cluster.base / "master" / "token")

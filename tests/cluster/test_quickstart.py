@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,7 +19,10 @@ def scratch() -> set[str]:
     """Temporary folders of ours that exist now."""
     folders = (tempfile.gettempdir(), "/tmp")
     return {
-        name for folder in folders for name in os.listdir(folder) if name.startswith(("holdfast-", "hf-ray-"))
+        path.name
+        for folder in folders
+        for path in Path(folder).iterdir()
+        if path.name.startswith(("holdfast-", "hf-ray-"))
     }
 
 

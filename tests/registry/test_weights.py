@@ -120,11 +120,8 @@ def test_frozen_parameters_stay_frozen():
     "other", [nn.Linear(2, 3), nn.Linear(2, 2, bias=False), nn.Conv1d(2, 2, 1), nn.ReLU()]
 )
 def test_the_weights_of_another_class_are_refused(other):
-    model = nn.Linear(2, 2)
-    before = weights_to_bytes(model)
     with pytest.raises(InvalidInput, match="do not fit Linear"):
-        load_weights(model, weights_to_bytes(other))
-    assert weights_to_bytes(model) == before or isinstance(other, nn.Linear)
+        load_weights(nn.Linear(2, 2), weights_to_bytes(other))
 
 
 def torch_file() -> bytes:

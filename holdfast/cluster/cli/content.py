@@ -42,9 +42,7 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
 def _size_below(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
-    return sum(
-        os.lstat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names
-    )
+    return sum((Path(folder) / name).lstat().st_size for folder, _, names in os.walk(path) for name in names)
 
 
 def _add(arguments: argparse.Namespace) -> None:

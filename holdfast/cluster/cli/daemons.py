@@ -203,7 +203,7 @@ def _config(arguments: argparse.Namespace) -> None:
 
 
 def _quickstart(arguments: argparse.Namespace) -> int:
-    from holdfast.cluster.quickstart import run_quickstart
+    from holdfast.cluster.cli.quickstart import run_quickstart
 
     return run_quickstart(
         home=arguments.home, keep=arguments.keep, port=arguments.port, as_json=arguments.json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import shutil
 import signal
@@ -15,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.cluster.cli.models import progress_line
 from holdfast.cluster.cli.output import human_bytes
-from holdfast.cluster.client import Client, connect
+from holdfast.cluster.client import connect
 from holdfast.cluster.daemon import read_announcement
 from holdfast.cluster.processes import adopt_orphans, free_port, spawn, stop, tail
 from holdfast.config import token_for
-from holdfast.errors import HoldfastError, NotFound, Unavailable
+from holdfast.errors import Corrupt, HoldfastError, NotFound, Unavailable
 from holdfast.http_client import HttpClient
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import numpy as np
+
+    from holdfast.cluster.client import Client, Run
+    from holdfast.storage.dataset import Dataset
 
 __all__ = ["run_quickstart"]
 
@@ -54,7 +58,7 @@ class _Screen:
         self.seconds[title.partition(":")[0]] = time.monotonic() - started
 
     def line(self, text: str = "") -> None:
-        print(f"\r\x1b[K{text}" if self._live else text, file=sys.stderr, flush=True)  # noqa: T201 -- a command's output
+        print(f"\r\x1b[K{text}" if self._live else text, file=sys.stderr, flush=True)
 
     def say(self, label: str, value: object) -> None:
         self.line(f"      {label:<12} {value}")
@@ -62,7 +66,7 @@ class _Screen:
     def live(self, text: str) -> None:
         """A line that the next one replaces, on a terminal."""
         if self._live:
-            print(f"\r\x1b[K      {text}", end="", file=sys.stderr, flush=True)  # noqa: T201 -- a command's output
+            print(f"\r\x1b[K      {text}", end="", file=sys.stderr, flush=True)
         else:
             self.line(f"      {text}")
 
@@ -142,32 +146,18 @@ def run_quickstart(*, home: str | None, keep: bool, port: int, as_json: bool) ->
     else:
         screen.line(f"\nStopped {len(processes.running)} processes; nothing is left running.")
     if as_json:
-        print(json.dumps(summary, indent=2))  # noqa: T201 -- a command's output
+        print(json.dumps(summary, indent=2))
     return 0
 
 
 def _steps(screen: _Screen, processes: _Processes, port: int) -> dict[str, Any]:
     started = time.monotonic()
-    base = processes.base
     url = f"http://127.0.0.1:{port}"
-    token = token_for(base / "master")
-    token_file = str(base / "master" / "token")
+    token = token_for(processes.base / "master")
     with contextlib.ExitStack() as stack:
         with screen.step("cluster: one master, two workers"):
-            processes.start("master", "up", "--port", str(port))
-            for number in range(1, WORKERS + 1):
-                processes.start(
-                    f"worker-{number}", "worker", "--join", url, "--token-file", token_file, "--cpus", "1",
-                    "--wait", str(START_TIMEOUT_S),
-                )  # fmt: skip
-            # While they start: what this process needs takes seconds to import.
-            from holdfast.training.examples import digits
-
-            data = digits.load_digits()
-            for name in processes.running:
-                facts = processes.wait(name, lambda name=name: read_announcement(base / name))  # type: ignore[misc]
-                screen.say(name, f"{facts['url']}  pid {facts['pid']}")
-            client = stack.enter_context(connect(url, home=base / "client", token=token))
+            data = _start_cluster(screen, processes, url)
+            client = stack.enter_context(connect(url, home=processes.base / "client", token=token))
 
         with screen.step("dataset: 1,797 handwritten digits"):
             dataset = client.datasets.store_dataset(
@@ -177,21 +167,7 @@ def _steps(screen: _Screen, processes: _Processes, port: int) -> dict[str, Any]:
             screen.say("rows", ", ".join(f"{dataset.rows_in(split)} {split}" for split in dataset.splits))
 
         with screen.step("training: a small CNN on both workers"):
-            moved: list[dict[str, Any]] = []
-            checkpoints: list[str] = []
-
-            def follow(event: dict[str, Any]) -> None:
-                if event["type"] == "worker_done":
-                    moved.append(event["fetched"])
-                    screen.line(f"      {progress_line(event)}")
-                elif (text := progress_line(event)) is not None:
-                    checkpoints.append(event.get("checkpoint", ""))
-                    screen.live(text)
-
-            run = client.train(digits.train, dataset.cid, workers=WORKERS, on_event=follow)
-            accuracy = run.metrics["test_accuracy"]
-            screen.say("accuracy", f"{accuracy:.4f} on {dataset.rows_in('test')} digits it has not seen")
-            screen.say("run", run.cid)
+            run, pulled = _train(screen, client, dataset)
 
         with screen.step("registry: digits:1.0.0, alias champion"):
             entry = client.models.register("digits", run.model, "1.0.0", aliases=["champion"])
@@ -212,45 +188,85 @@ def _steps(screen: _Screen, processes: _Processes, port: int) -> dict[str, Any]:
             screen.say("index", f"{index.cid}  {len(index)} vectors of {index.record.dim}")
             found = index.search(data["test"]["image"][0], k=6)[0]
             label = int(data["test"]["label"][0])
-            labels = [int(n.values["label"]) for n in found]
             screen.say(
-                f"a {label} is like",
-                ", ".join(f"{n.split}:{n.row} (a {x})" for n, x in zip(found, labels, strict=True)),
+                f"a {label} is like", ", ".join(f"{n.split}:{n.row} (a {n.values['label']})" for n in found)
             )
 
         with screen.step("verify: digits@champion, from an empty home"):
-            auditor = stack.enter_context(connect(url, home=base / "auditor", token=token))
-            tree = auditor.verify("digits@champion")
-            for text in tree.render().splitlines():
-                screen.line(f"      {text}")
-            hashed = sum(node.size_bytes for node in tree.flat())
-            if not tree.ok:
-                raise Unavailable("digits@champion does not verify; see the tree above")
-            pulled = auditor.store.blocks.statistics()  # type: ignore[attr-defined]  # open_store gives a FetchingStore
-            screen.say(
-                "hashed",
-                f"{hashed:,} bytes in {sum(node.blocks for node in tree.flat())} blocks, all as their CIDs say",
-            )
+            audit = _audit(screen, processes.base / "auditor", url, token)
     return {
         "dataset": str(dataset.cid),
         "run": str(run.cid),
         "model": str(run.model),
         "conversion": str(conversion),
         "index": str(index.cid),
-        "accuracy": accuracy,
+        "accuracy": run.metrics["test_accuracy"],
         "max_difference": difference,
         **served,
         "neighbours_of": label,
-        "neighbour_labels": labels,
-        "bytes_pulled_by_workers": [each["bytes"] for each in moved],
-        "bytes_pulled_to_verify": pulled["bytes"],
-        "checkpoints": len([c for c in checkpoints if c]),
+        "neighbour_labels": [int(n.values["label"]) for n in found],
+        "bytes_pulled_by_workers": pulled,
+        "bytes_pulled_to_verify": audit,
         "seconds": {
             **{k: round(v, 1) for k, v in screen.seconds.items()},
             "total": round(time.monotonic() - started, 1),
         },
         "dashboard": f"{url}/?token={token}",
     }
+
+
+def _start_cluster(screen: _Screen, processes: _Processes, url: str) -> dict[str, dict[str, Any]]:
+    """Start the daemons, and wait until all are ready; gives the digits, which are loaded meanwhile."""
+    processes.start("master", "up", "--port", url.rpartition(":")[2])
+    join = ("--join", url, "--token-file", str(processes.base / "master" / "token"), "--cpus", "1")
+    for number in range(1, WORKERS + 1):
+        processes.start(f"worker-{number}", "worker", *join, "--wait", str(START_TIMEOUT_S))
+    from holdfast.training.examples import digits
+
+    data = digits.load_digits()
+    for name in processes.running:
+        facts = processes.wait(name, functools.partial(read_announcement, processes.base / name))
+        screen.say(name, f"{facts['url']}  pid {facts['pid']}")
+    return data
+
+
+def _train(screen: _Screen, client: Client, dataset: Dataset) -> tuple[Run, list[int]]:
+    """Train on all workers; gives the run, and how many bytes each worker pulled."""
+    from holdfast.training.examples import digits
+
+    pulled: list[int] = []
+
+    def follow(event: dict[str, Any]) -> None:
+        if event["type"] == "worker_done":
+            pulled.append(event["fetched"]["bytes"])
+            screen.line(f"      {progress_line(event)}")
+        elif (text := progress_line(event)) is not None:
+            screen.live(text)
+
+    run = client.train(digits.train, dataset.cid, workers=WORKERS, on_event=follow)
+    accuracy = run.metrics["test_accuracy"]
+    screen.say("accuracy", f"{accuracy:.4f} on {dataset.rows_in('test')} digits it has not seen")
+    screen.say("run", run.cid)
+    return run, pulled
+
+
+def _audit(screen: _Screen, home: Path, url: str, token: str) -> int:
+    """Verify the champion from a home that holds nothing yet; gives the bytes that were pulled for it.
+
+    Raises:
+        Corrupt: Something is not what its CID says.
+    """
+    with connect(url, home=home, token=token) as auditor:
+        tree = auditor.verify("digits@champion")
+        pulled: int = auditor.store.blocks.statistics()["bytes"]  # type: ignore[attr-defined]  # a FetchingStore
+    for text in tree.render().splitlines():
+        screen.line(f"      {text}")
+    if not tree.ok:
+        raise Corrupt("digits@champion does not verify; see the tree above")
+    nodes = list(tree.flat())
+    size, blocks = sum(node.size_bytes for node in nodes), sum(node.blocks for node in nodes)
+    screen.say("hashed", f"{size:,} bytes in {blocks} blocks, all as their CIDs say")
+    return pulled
 
 
 def _serve_and_ask(
@@ -266,7 +282,7 @@ def _serve_and_ask(
     def ready() -> None:
         try:
             http.get("/v2/health/ready")
-        except (Unavailable, HoldfastError) as error:
+        except HoldfastError as error:
             raise NotFound("not yet") from error
 
     processes.wait("server", ready)
