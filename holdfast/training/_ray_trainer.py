@@ -29,7 +29,7 @@ class _NoAutoscaler(FixedScalingPolicy):
     def _cancel_resource_request(self) -> None: ...
 
 
-class LeanTrainer(DataParallelTrainer):  # type: ignore[misc]  # Ray's decorator hides the class' type
+class LeanTrainer(DataParallelTrainer):
     """Runs one function on every worker; what it returns on worker 0 is the result's ``return_value``."""
 
     def _create_default_callbacks(self) -> list[Any]:

@@ -88,8 +88,8 @@ def process_group(rank: int, world_size: int) -> Iterator[None]:
 
     import ray.util
     import torch.distributed as dist
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not list it in __all__
     from ray.train.collective import broadcast_from_rank_zero
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not list it in __all__
 
     patience = timedelta(seconds=RENDEZVOUS_TIMEOUT_S)
     own: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
