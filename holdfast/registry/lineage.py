@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import Corrupt, HoldfastError
 from holdfast.registry.records import RECORDS
+from holdfast.storage import dag_cbor
 from holdfast.storage.cid import DAG_CBOR, Cid
 
 if TYPE_CHECKING:
@@ -95,13 +96,13 @@ def _verify(store: ContentStore, cid: Cid, role: str, seen: dict[Cid, str], dept
         node.kind, node.detail = seen[cid], "see above"
         return node
     try:
-        record = store.get_record(cid) if cid.codec == DAG_CBOR else None
+        data = store.blocks.get(cid)
+        cid.check(data, source="the store")  # before anything in it is believed
+        record = dag_cbor.decode(data) if cid.codec == DAG_CBOR else None
         kind = record.get("kind") if isinstance(record, dict) else None
         node.kind = seen[cid] = str(kind) if kind else store.stat(cid).kind
         node.role = role or node.kind
         if isinstance(record, dict) and kind and kind not in _STANDALONE:
-            data = store.blocks.get(cid)
-            cid.check(data, source="the store")
             node.blocks, node.size_bytes = 1, len(data)
             if kind in RECORDS:
                 RECORDS[kind].from_record(record, cid)

@@ -136,7 +136,9 @@ def test_a_version_that_has_no_place_in_the_order_is_refused(names, version):
     assert names.entries() == []
 
 
-@pytest.mark.parametrize("name", ["", ".", "-a", "_a", "a b", "a/b", "a@b", "a:b", "é", "a\n", "a" * 129, "../a", "a\0"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "-a", "_a", "a b", "a/b", "a@b", "a:b", "é", "a\n", "a" * 129, "../a", "a\0"]
+)
 def test_a_name_that_could_be_something_else_is_refused(names, name):
     with pytest.raises(InvalidInput):
         names.register("model", name, "1.0.0", A)
@@ -145,7 +147,9 @@ def test_a_name_that_could_be_something_else_is_refused(names, name):
         names.set_alias("model", "good", name, "1.0.0")
 
 
-@pytest.mark.parametrize("text", ["", "@", ":", "m@", "m:", "@a", ":1.0.0", "m@a@b", "m:1.0.0@a", "m@a:1.0.0", "m m"])
+@pytest.mark.parametrize(
+    "text", ["", "@", ":", "m@", "m:", "@a", ":1.0.0", "m@a@b", "m:1.0.0@a", "m@a:1.0.0", "m m"]
+)
 def test_a_reference_that_is_none_is_refused(names, text):
     with pytest.raises(InvalidInput):
         names.resolve("model", text)
@@ -280,7 +284,14 @@ def test_every_change_is_on_record_and_links_the_one_before(names, store):
         {"op": "register", "kind": "model", "name": "m", "version": "1.0.0", "cid": A},
         {"op": "register", "kind": "model", "name": "m", "version": "2.0.0", "cid": B},
         {"op": "alias", "kind": "model", "name": "m", "alias": "champion", "version": "1.0.0", "was": None},
-        {"op": "alias", "kind": "model", "name": "m", "alias": "champion", "version": "2.0.0", "was": "1.0.0"},
+        {
+            "op": "alias",
+            "kind": "model",
+            "name": "m",
+            "alias": "champion",
+            "version": "2.0.0",
+            "was": "1.0.0",
+        },
     ]
     assert history[-1]["previous"] is None
     for newer, older in zip(history, history[1:], strict=False):
@@ -343,7 +354,13 @@ class NamesMachine(RuleBasedStateMachine):
         self.changes += entry.version not in known
         known[entry.version] = cid
 
-    @rule(kind=kinds, name=some_names, alias=some_aliases, version=some_versions, expected=some_versions | st.none())
+    @rule(
+        kind=kinds,
+        name=some_names,
+        alias=some_aliases,
+        version=some_versions,
+        expected=some_versions | st.none(),
+    )
     def move(self, kind, name, alias, version, expected):
         now = self.aliases.get((kind, name, alias))
         try:
@@ -370,7 +387,9 @@ class NamesMachine(RuleBasedStateMachine):
         if not hasattr(self, "names"):
             return
         found = {(e.kind, e.name, e.version): e.cid for e in self.names.entries()}
-        assert found == {(k, n, v): cid for (k, n), known in self.versions.items() for v, cid in known.items()}
+        assert found == {
+            (k, n, v): cid for (k, n), known in self.versions.items() for v, cid in known.items()
+        }
         pointing = {(e.kind, e.name, a): e.version for e in self.names.entries() for a in e.aliases}
         assert pointing == self.aliases
         assert len(self.names.history()) == self.changes

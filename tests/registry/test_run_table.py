@@ -11,7 +11,9 @@ from holdfast.errors import Conflict, InvalidInput, NotFound
 from holdfast.registry import RunSpec, RunState, RunStatus, RunTable
 from holdfast.storage.cid import Cid
 
-SPEC = RunSpec(code=Cid.of(b"code"), data=Cid.of(b"data"), config={"lr": 0.1, "layers": [1, 2], "deep": {"a": None}})
+SPEC = RunSpec(
+    code=Cid.of(b"code"), data=Cid.of(b"data"), config={"lr": 0.1, "layers": [1, 2], "deep": {"a": None}}
+)
 
 
 @pytest.fixture
@@ -21,12 +23,23 @@ def runs(database):
 
 def test_a_run_goes_from_queued_to_done_with_its_result(runs):
     run = runs.create(SPEC)
-    assert (run.state, run.started, run.finished, run.error, run.result) == (RunState.QUEUED, None, None, None, {})
+    assert (run.state, run.started, run.finished, run.error, run.result) == (
+        RunState.QUEUED,
+        None,
+        None,
+        None,
+        {},
+    )
     running = runs.start(run.id)
     assert running.state is RunState.RUNNING
     assert running.started is not None
     done = runs.finish(run.id, RunState.DONE, result={"run": "bafy"})
-    assert (done.state, done.result, done.error, done.started) == (RunState.DONE, {"run": "bafy"}, None, running.started)
+    assert (done.state, done.result, done.error, done.started) == (
+        RunState.DONE,
+        {"run": "bafy"},
+        None,
+        running.started,
+    )
     assert runs.get(run.id) == done
 
 
@@ -80,7 +93,8 @@ def test_of_several_threads_exactly_one_ends_a_run(runs):
 def test_events_are_numbered_without_a_gap_however_many_write(runs):
     run = runs.create(SPEC).id
     threads = [
-        threading.Thread(target=lambda: [runs.add_event(run, {"type": "report"}) for _ in range(5)]) for _ in range(4)
+        threading.Thread(target=lambda: [runs.add_event(run, {"type": "report"}) for _ in range(5)])
+        for _ in range(4)
     ]
     for thread in threads:
         thread.start()

@@ -1,7 +1,6 @@
 """Real nodes on loopback, and the public fixtures."""
 
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -47,10 +46,7 @@ def serve() -> Iterator[Callable[[web.Application], str]]:
         runners: list[web.AppRunner] = []
 
         def start(app: web.Application) -> str:
-            with warnings.catch_warnings():
-                # aiohttp 3.14 deprecates how holdfast.web gives the site its shutdown time; that is not our subject.
-                warnings.filterwarnings("ignore", "shutdown_timeout should be set", DeprecationWarning)
-                runner, url = portal.call(listen, app, "127.0.0.1", 0)
+            runner, url = portal.call(listen, app, "127.0.0.1", 0)
             runners.append(runner)
             return url
 

@@ -1,0 +1,226 @@
+"""Models by name: what you get is what was registered, or an error that says why not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from holdfast.errors import Conflict, Corrupt, Denied, InvalidInput, NotFound, Unsupported
+from holdfast.registry import CodeRecord, ModelRecord, ModelRegistry, load_record, weights_to_bytes
+from holdfast.storage.cid import Cid
+from holdfast.training.examples.digits import DigitsCNN
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return DigitsCNN(width=2, embedding_dim=3)
+
+
+IMAGE = torch.arange(64.0).reshape(1, 1, 8, 8)
+
+
+def same(first, second):
+    with torch.no_grad():
+        return torch.equal(first.eval()(IMAGE)[0], second.eval()(IMAGE)[0])
+
+
+def test_a_registered_model_gives_the_same_answers_when_it_is_got(registry, model):
+    entry = registry.register("digits", model, "1.0.0", aliases=["champion", "best"], metadata={"by": "me"})
+    assert entry.aliases == ("best", "champion")
+    for ref in ("digits", "digits:1.0.0", "digits@champion", str(entry.cid)):
+        got = registry.get(ref)
+        assert same(got, model)
+        assert not got.training
+        assert got.config == {"width": 2, "embedding_dim": 3}
+    assert same(registry.get("digits", "1.0.0"), model)
+    assert registry.record("digits@best").metadata == {"by": "me"}
+    assert registry.resolve("digits") == entry.cid
+
+
+def test_the_newest_version_and_the_alias_are_not_confused(registry, model):
+    other = DigitsCNN(width=2, embedding_dim=3)
+    first = registry.register("digits", model, aliases=["champion"])
+    second = registry.register("digits", other)
+    assert (first.version, second.version) == ("1.0.0", "1.1.0")
+    assert registry.resolve("digits") == second.cid
+    assert registry.resolve("digits@champion") == first.cid
+    with pytest.raises(Conflict):
+        registry.set_alias("digits", "champion", "1.1.0", expected="1.1.0")
+    registry.set_alias("digits", "champion", "1.1.0", expected="1.0.0")
+    assert registry.resolve("digits@champion") == second.cid
+    assert [entry.version for entry in registry.entries()] == ["1.0.0", "1.1.0"]
+
+
+def test_the_same_model_is_stored_once_and_named_once(registry, model):
+    first = registry.register("digits", model)
+    assert registry.register("digits", model) == first
+    assert registry.register("digits", first.cid) == first
+    assert registry.register("digits", str(first.cid)) == first
+    with pytest.raises(Conflict):
+        registry.register("digits", DigitsCNN(width=3), "1.0.0")
+
+
+def test_registering_does_not_change_the_model(registry, model):
+    model.train()
+    registry.register("digits", model)
+    assert model.training
+
+
+def test_a_model_got_elsewhere_is_the_same(tmp_path, registry, model):
+    cid = registry.register("digits", model).cid
+    program = (
+        "import sys, torch\n"
+        "from holdfast.registry import ModelRegistry, open_registry\n"
+        "store, names = open_registry(sys.argv[1])\n"
+        "model = ModelRegistry(store, names).get('digits')\n"
+        "print(model(torch.arange(64.0).reshape(1, 1, 8, 8))[0].sum().item())\n"
+        "store.close()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "home")], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) == float(registry.load(cid)(IMAGE)[0].sum().item())
+
+
+def test_a_model_is_brought_to_where_the_names_are_before_it_is_named(store, names, model):
+    published: list[Cid] = []
+
+    def publish(cid: Cid) -> None:
+        assert names.entries() == []
+        published.append(cid)
+
+    entry = ModelRegistry(store, names, publish=publish).register("digits", model)
+    assert published == [entry.cid]
+
+
+def test_a_model_that_could_not_be_published_is_not_named(store, names, model):
+    def publish(_: Cid) -> None:
+        raise NotFound("the master is gone")
+
+    with pytest.raises(NotFound, match="the master is gone"):
+        ModelRegistry(store, names, publish=publish).register("digits", model)
+    assert names.entries() == []
+
+
+# --------------------------------------------------------------------------------------------- what is no model
+
+
+def test_what_is_no_model_gets_no_model_s_name(registry, store, names):
+    data, record = store.add_bytes(b"x"), store.put_record({"kind": "dataset"})
+    for cid in (data, record, str(record)):
+        with pytest.raises(InvalidInput):
+            registry.register("digits", cid)
+    with pytest.raises(NotFound):
+        registry.register("digits", Cid.of(b"nobody has it", 0x71))
+    for value in (5, None, object(), {"a": 1}, DigitsCNN):
+        with pytest.raises(Unsupported, match="only torch modules"):
+            registry.register("digits", value)
+    with pytest.raises(InvalidInput):
+        registry.register("digits", "no-cid")
+    assert names.entries() == []
+
+
+def test_a_bad_name_or_alias_is_refused_before_anything_is_done(registry, names, model):
+    for arguments in ({"aliases": ["good", "not good"]}, {"aliases": "champion"}, {"aliases": [""]}):
+        with pytest.raises(InvalidInput):
+            registry.register("digits", model, **arguments)
+    with pytest.raises(InvalidInput):
+        registry.register("dig its", model)
+    assert names.entries() == []
+
+
+def test_metadata_can_not_be_slipped_into_a_stored_manifest(registry, model):
+    cid = registry.register("digits", model).cid
+    with pytest.raises(InvalidInput, match="metadata"):
+        registry.register("other", cid, metadata={"a": 1})
+
+
+def test_a_model_that_could_not_be_loaded_again_is_not_stored(registry, names):
+    for model in (nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2))):
+        if isinstance(model, nn.Linear):
+            with pytest.raises(InvalidInput, match="config"):
+                registry.register("linear", model)
+        else:
+            # Its constructor takes anything, so that it can't be rebuilt shows only when it is got.
+            registry.register("sequence", model)
+            with pytest.raises(InvalidInput, match="do not fit"):
+                registry.get("sequence")
+    assert [entry.name for entry in names.entries()] == ["sequence"]
+
+
+def test_missing_names_and_blocks_are_not_found(registry, store):
+    with pytest.raises(NotFound, match="no model named 'digits'"):
+        registry.get("digits")
+    manifest = ModelRecord(framework="pytorch", code=Cid.of(b"?", 0x71), config={}, weights=Cid.of(b"!"))
+    with pytest.raises(NotFound):
+        registry.load(manifest.store(store))
+
+
+# ------------------------------------------------------------------------------------------- a stranger's model
+
+
+def stranger(store, source, entry, config=None, weights=None):
+    """The CID of a model that somebody else made by hand."""
+    path = entry.partition(":")[0].replace(".", "/") + ".py"
+    code = CodeRecord(files=store.add_files({path: source}), entry=entry).store(store)
+    stored = store.add_bytes(weights if weights is not None else weights_to_bytes(nn.ReLU()))
+    return ModelRecord(framework="pytorch", code=code, config=config or {}, weights=stored).store(store)
+
+
+def test_a_stranger_s_model_can_not_call_an_installed_function(registry, store, tmp_path):
+    """The source is installed here, byte for byte, so it passes for known; calling it would run the arguments."""
+    with open(subprocess.__file__, "rb") as file:
+        source = file.read()
+    touched = tmp_path / "touched"
+    for entry, config in (
+        ("subprocess:Popen", {"args": ["touch", str(touched)]}),
+        ("subprocess:check_output", {"args": ["touch", str(touched)]}),
+        ("subprocess:os", {}),
+    ):
+        cid = stranger(store, source, entry, config)
+        for trust in (False, True):
+            with pytest.raises(InvalidInput, match="not the class of a torch module"):
+                registry.load(cid, trust_code=trust)
+    assert not touched.exists()
+
+
+def test_a_stranger_s_code_does_not_run_unless_it_is_trusted(registry, store, tmp_path):
+    ran = tmp_path / "ran"
+    source = (
+        f"open({str(ran)!r}, 'w').close()\nfrom torch import nn\nclass Net(nn.ReLU):\n    pass\n".encode()
+    )
+    cid = stranger(store, source, "unknown_net:Net")
+    with pytest.raises(Denied, match="trust_code=True"):
+        registry.load(cid)
+    assert not ran.exists()
+    assert type(registry.load(cid, trust_code=True)).__name__ == "Net"
+
+
+def test_pickled_weights_are_refused_and_not_opened(registry, store, tmp_path):
+    import io
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return open, (str(tmp_path / "opened"), "w")
+
+    file = io.BytesIO()
+    torch.save({"weight": Evil()}, file)
+    source = b"from torch import nn\nclass Net(nn.ReLU):\n    pass\n"
+    for data in (pickle.dumps(Evil()), file.getvalue()):
+        cid = stranger(store, source, "pickled_net:Net", weights=data)
+        with pytest.raises(Corrupt, match="not a safetensors file"):
+            registry.load(cid, trust_code=True)
+    assert not (tmp_path / "opened").exists()
+
+
+def test_a_manifest_with_nonsense_in_it_is_corrupt(registry, store, model):
+    body = load_record(store, registry.register("digits", model).cid, ModelRecord).to_record()
+    for change in ({"weights": 5}, {"config": [1]}, {"code": "text"}, {"input_shape": "abc"}):
+        with pytest.raises(Corrupt):
+            registry.load(store.put_record(body | change))
