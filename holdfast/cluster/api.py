@@ -29,12 +29,18 @@ _IMPORT_BATCH_BYTES = 32 << 20
 async def _body(request: web.Request, *wanted: str) -> dict[str, Any]:
     """The JSON object of a request, with the fields it must have."""
     try:
-        body = json.loads(await request.text())
+        body = json.loads(await request.text(), parse_constant=_no_constant)
     except ValueError as error:
         raise InvalidInput(f"{request.path}: the body is not JSON: {error}") from error
     if not isinstance(body, dict) or any(name not in body for name in wanted):
         raise InvalidInput(f"{request.path}: the body must be a JSON object with {', '.join(wanted)}")
     return body
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(
+        f"{name} is no JSON number"
+    )  # Python would take it, and write it where browsers can't read it
 
 
 def add_api_routes(app: web.Application, master: Master) -> None:

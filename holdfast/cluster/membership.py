@@ -76,7 +76,7 @@ class Membership:
         """
         if not (isinstance(id, str) and isinstance(url, str) and isinstance(host, str)) or not id:
             raise InvalidInput("a node joins with id, url, host and num_cpus")
-        if not isinstance(num_cpus, int) or num_cpus < 1:
+        if type(num_cpus) is not int or num_cpus < 1:
             raise InvalidInput(f"num_cpus must be at least 1, not {num_cpus!r}")
         known = self._members.get(id)
         node_ip = known.node_ip if known else self._address_for(host)

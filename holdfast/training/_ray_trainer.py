@@ -3,8 +3,8 @@
 Ray Train starts actors beside the workers: one that talks to an autoscaler (there is none here), one for datasets (ours come by CID), one
 for placement groups that outlive a driver (each run is a Ray job of its own, whose end frees them). Each is a process that
 imports pandas and pyarrow for seconds, and ``TorchTrainer`` makes the driver and the controller import torch as well. Without
-them a run of two workers starts in about half the CPU time; ``bench/bench_ray_train.py`` measures both. This module is the one
-place that knows Ray Train's inner names.
+them a run starts sooner: ``bench/bench_ray_train.py`` measures both. This module is the one place that knows Ray Train's inner
+names.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -10,17 +11,21 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import anyio.from_thread
 import pytest
 
 import holdfast
 from holdfast.cluster.daemon import read_announcement
+from holdfast.cluster.master import Master
 from holdfast.cluster.processes import free_port, spawn, stop, tail
-from holdfast.config import token_for
+from holdfast.config import load_settings, token_for
 from holdfast.errors import NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from anyio.from_thread import BlockingPortal
 
 START_TIMEOUT_S = 100.0
 
@@ -56,6 +61,22 @@ def train(context):
     context.report(rows=context.sum(rows), mine=float(rows), world=context.world_size, model=getattr(model, "module", model))
     return getattr(model, "module", model)
 '''
+
+
+@contextlib.contextmanager
+def listening_master(home: Path) -> Iterator[tuple[Master, BlockingPortal]]:
+    """A master that answers HTTP, without Ray, in a thread with a loop of its own."""
+
+    async def make() -> Master:
+        return Master(load_settings(home, master__port=0))
+
+    with anyio.from_thread.start_blocking_portal() as portal:
+        master = portal.call(make)
+        try:
+            portal.call(master.listen)
+            yield master, portal
+        finally:
+            portal.call(master.aclose)
 
 
 @dataclass(frozen=True)

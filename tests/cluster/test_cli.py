@@ -37,7 +37,7 @@ def test_a_port_in_use_is_one_clear_line(tmp_path: Path):
         done = run_cli("up", "--home", str(tmp_path / "master"), "--port", str(port))
     assert done.returncode == 6
     assert f"127.0.0.1:{port}" in one_line_error(done)
-    assert "another program uses it" in done.stderr
+    assert "another program uses the port" in done.stderr
 
 
 def test_a_wrong_token_ends_a_worker_at_once(cluster, tmp_path: Path):

@@ -17,22 +17,20 @@ from html.parser import HTMLParser
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-import anyio.from_thread
 import numpy as np
 import psutil
 import pytest
 
-from holdfast.cluster.master import Master
-from holdfast.config import load_settings
 from holdfast.registry import CodeRecord, IndexRecord, ModelRecord, RunSpec, RunState
 from holdfast.storage import store_dataset
+
+from .conftest import listening_master
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from anyio.from_thread import BlockingPortal
-
+    from holdfast.cluster.master import Master
     from holdfast.storage import Cid
 
 ASSETS = ("/assets/app.js", "/assets/style.css", "/assets/icon.svg")
@@ -40,22 +38,6 @@ HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
 CHROMIUM = shutil.which("chromium")
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-
-
-@contextlib.contextmanager
-def listening_master(home: Path) -> Iterator[tuple[Master, BlockingPortal]]:
-    """A master that answers HTTP, without Ray, in a thread with a loop of its own."""
-
-    async def make() -> Master:
-        return Master(load_settings(home, master__port=0))
-
-    with anyio.from_thread.start_blocking_portal() as portal:
-        master = portal.call(make)
-        try:
-            portal.call(master.listen)
-            yield master, portal
-        finally:
-            portal.call(master.aclose)
 
 
 @dataclass(frozen=True)

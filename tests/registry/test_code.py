@@ -118,7 +118,7 @@ def test_code_that_came_from_a_cid_has_the_same_cid_again(store, module, module_
     assert bundle_code(store, type(loaded())) == model
 
 
-def test_recorded_code_runs_without_this_package_s_future_imports(store, module_file):
+def test_recorded_code_runs_without_this_package_s_future_imports(store):
     """``compile`` would pass on ``annotations``, and annotations would become text."""
     source = b"def f(x: int) -> int:\n    return x\n"
     files = store.add_files({"futureless.py": source})
@@ -237,10 +237,11 @@ def test_a_script_s_own_function_can_be_bundled_and_does_not_run_the_script_agai
     cid, answer = done.stdout.splitlines()
     assert answer == "worked in my_script"
     other = (
-        "import sys\nfrom holdfast.registry import load_code\nfrom holdfast.storage import Cid, open_store\n"
-        + (
-            "with open_store(sys.argv[1]) as store:\n    print(load_code(store, Cid.parse(sys.argv[2]), trust=True)())"
-        )
+        "import sys\n"
+        "from holdfast.registry import load_code\n"
+        "from holdfast.storage import Cid, open_store\n"
+        "with open_store(sys.argv[1]) as store:\n"
+        "    print(load_code(store, Cid.parse(sys.argv[2]), trust=True)())"
     )
     command = [sys.executable, "-c", other, str(tmp_path / "home"), cid]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=os.sep)

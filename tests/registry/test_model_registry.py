@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -174,8 +175,7 @@ def stranger(store, source, entry, config=None, weights=None):
 
 def test_a_stranger_s_model_can_not_call_an_installed_function(registry, store, tmp_path):
     """The source is installed here, byte for byte, so it passes for known; calling it would run the arguments."""
-    with open(subprocess.__file__, "rb") as file:
-        source = file.read()
+    source = Path(subprocess.__file__).read_bytes()
     touched = tmp_path / "touched"
     for entry, config in (
         ("subprocess:Popen", {"args": ["touch", str(touched)]}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from holdfast.errors import Corrupt, InvalidInput
@@ -140,6 +142,7 @@ def test_a_record_says_nothing_about_when_or_where_it_was_made(store):
 
 
 def test_a_record_that_can_not_be_kept_exactly_is_refused(store):
-    for metrics in ({"loss": float("nan")}, {1: 2}, {"f": print}):
+    unfit: list[dict[Any, Any]] = [{"loss": float("nan")}, {1: 2}, {"f": print}]
+    for metrics in unfit:
         with pytest.raises(InvalidInput):
             ModelRecord(framework="pytorch", code=A, config={}, weights=B, metrics=metrics).store(store)

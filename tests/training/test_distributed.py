@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from safetensors.torch import load
 
-from holdfast.registry import RunSpec
-from holdfast.storage.cid import Cid
-from holdfast.storage.content import ContentStore
 from holdfast.training.job import _global_state_kept, run_worker
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from holdfast.registry import RunSpec
+    from holdfast.storage.content import ContentStore
+    from holdfast.training.job import Outcome
 
 ONE_STEP = """
 def train(context):
@@ -62,67 +67,58 @@ print(json.dumps(outcome and outcome.to_json()))
 """
 
 
-def run_workers(tmp_path: Path, spec: RunSpec, world_size: int) -> list[dict[str, object] | None]:
-    """What each worker of a run printed, in processes of their own."""
-    job = {
-        "spec": spec.to_json(),
-        "world_size": world_size,
-        "blocks": str(tmp_path / "home" / "blocks"),
-        "meeting": str(tmp_path / f"meeting-{world_size}"),
-    }
-    environment = {"GLOO_SOCKET_IFNAME": "lo", "PATH": "", "PYTHONWARNINGS": "ignore"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for _ in range(world_size)
-    ]
+@contextmanager
+def second_worker(tmp_path: Path, spec: RunSpec) -> Iterator[None]:
+    """Worker 1 in a process of its own, while this process is worker 0."""
+    meeting = str(tmp_path / "meeting")
+    job = {"spec": spec.to_json(), "rank": 1, "world_size": 2, "meeting": meeting}
+    other = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", WORKER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
-        for rank, process in enumerate(running):
-            assert process.stdin is not None
-            process.stdin.write(json.dumps(job | {"rank": rank}))
-            process.stdin.close()
-            process.stdin = None
-        answers = []
-        for process in running:
-            out, errors = process.communicate(timeout=60)
-            assert process.returncode == 0, errors
-            answers.append(json.loads(out.splitlines()[-1]))
+        assert other.stdin is not None
+        other.stdin.write(json.dumps(job | {"blocks": str(tmp_path / "home" / "blocks")}))
+        other.stdin.close()
+        other.stdin = None
+        timeout = timedelta(seconds=60)
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{meeting}", rank=0, world_size=2, timeout=timeout
+        )
+        try:
+            yield
+            out, errors = other.communicate(timeout=60)
+        finally:
+            torch.distributed.destroy_process_group()
+        assert other.returncode == 0, errors
+        assert out.splitlines()[-1] == "null", "only worker 0 brings an outcome"
     finally:
-        for process in running:
-            process.kill()
-            process.wait()
-    return answers
+        other.kill()
+        other.communicate()
 
 
-def weights_of(store: ContentStore, answer: dict[str, object]) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load
-
-    return dict(load(bytes(store.read(Cid.parse(str(answer["weights"]))))))
+def weights_of(store: ContentStore, outcome: Outcome) -> dict[str, torch.Tensor]:
+    return dict(load(bytes(store.read(outcome.weights))))
 
 
-def test_two_workers_learn_what_one_would_from_all_the_rows(tmp_path, store, spec_of):
+def test_two_workers_learn_what_one_would_from_all_the_rows(tmp_path, monkeypatch, store, spec_of):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     one, two = spec_of(ONE_STEP), spec_of(ONE_STEP, workers=2)
     with _global_state_kept():
-        outcome = run_worker(one, store, rank=0, world_size=1, report=lambda _: None)
-    assert outcome is not None
-    first, second = run_workers(tmp_path, two, 2)
-    assert second is None, "only worker 0 brings an outcome"
-    assert first is not None
-    alone, together = weights_of(store, outcome.to_json()), weights_of(store, first)
-    assert alone.keys() == together.keys() == {"line.weight", "line.bias"}, (
-        "no 'module.' of the wrapper in it"
-    )
-    for name, value in alone.items():
+        alone = run_worker(one, store, rank=0, world_size=1, report=lambda _: None)
+        with second_worker(tmp_path, two):
+            together = run_worker(two, store, rank=0, world_size=2, report=lambda _: None)
+    assert alone is not None
+    assert together is not None
+    wanted, found = weights_of(store, alone), weights_of(store, together)
+    assert wanted.keys() == found.keys() == {"line.weight", "line.bias"}, "no 'module.' of the wrapper in it"
+    for name, value in wanted.items():
         # The mean of two means of 32 rows is that of 64 rows up to the order of float32 additions.
-        torch.testing.assert_close(together[name], value, rtol=0, atol=1e-6)
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6)
         assert not torch.equal(value, torch.full_like(value, 0.125)), "the step must have changed it"
-    assert isinstance(first["history"], list)
-    (report,) = first["history"]
+    (report,) = together.history
     assert (report["rows"], report["ranks"], report["large"]) == (64.0, 11.0, 2.0**53)
-    assert report["loss"] == pytest.approx(outcome.history[0]["loss"], abs=1e-6)
+    assert report["loss"] == pytest.approx(alone.history[0]["loss"], abs=1e-6)

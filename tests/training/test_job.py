@@ -192,7 +192,7 @@ def state():
         torch.is_deterministic_algorithms_warn_only_enabled(),
         torch.get_rng_state().tolist(),
         random.getstate(),
-        np.random.get_state()[1].tolist(),  # type: ignore[index, union-attr]
+        np.random.get_state()[1].tolist(),  # type: ignore[index]  # noqa: NPY002 -- the caller's
     )
 
 
@@ -221,7 +221,7 @@ def test_the_caller_s_random_numbers_do_not_reach_into_a_run(store, spec_of):
     seen = []
     for number in range(2):
         random.seed(number)
-        np.random.seed(number)
+        np.random.seed(number)  # noqa: NPY002 -- the caller's
         torch.manual_seed(number)
         events: list[dict[str, object]] = []
         run = run_embedded(spec, store, events.append)
@@ -257,7 +257,7 @@ def test_an_outcome_and_a_job_are_the_same_behind_a_process_border():
 
 def test_a_driver_that_says_something_else_is_no_success():
     assert answer_of('{"run": "a", "model": "b"}') == {"run": "a", "model": "b"}
-    with pytest.raises(InvalidInput, match="^bad batch$"):
+    with pytest.raises(InvalidInput, match=r"^bad batch$"):
         answer_of('{"error": "bad batch", "code": "invalid_input"}')
     for line in ("", "Segmentation fault", "[]", "5", "{}"):
         with pytest.raises(Unavailable, match="the training driver"):
