@@ -98,7 +98,7 @@ async def listen(app: web.Application, host: str, port: int) -> tuple[web.AppRun
         await site.start()
     except (OSError, OverflowError) as error:
         await runner.cleanup()
-        hint = "another program uses it; choose another port"
+        hint = "another program uses the port; choose another one"
         if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE:
             hint = "choose an address of this machine and a port from 1024 to 65535"
         raise Unavailable(f"can't listen on {host}:{port}: {hint} ({error})") from error

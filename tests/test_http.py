@@ -346,7 +346,7 @@ def test_the_token_never_goes_through_a_proxy(client, monkeypatch):
 def test_a_port_in_use_is_one_clear_error(portal, url):
     port = int(url.rsplit(":", 1)[1])
     with pytest.raises(
-        Unavailable, match=rf"can't listen on 127\.0\.0\.1:{port}: another program uses it"
+        Unavailable, match=rf"can't listen on 127\.0\.0\.1:{port}: another program uses the port"
     ):
         portal.call(listen, make_app(), "127.0.0.1", port)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -186,15 +187,7 @@ class Master:
         try:
             async with self._slots:
                 self.runs.start(run)
-                result = await self._drive(
-                    RayJob(
-                        run_id=run,
-                        spec=spec,
-                        ray_address=self.ray.address,
-                        node_ip=self.ray.node_ip,
-                        master_url=self.url,
-                    )
-                )
+                result = await self._drive(run, spec)
             self.runs.finish(run, RunState.DONE, result=result)
         except asyncio.CancelledError:
             self.runs.finish(run, RunState.CANCELLED, error="cancelled")
@@ -206,8 +199,18 @@ class Master:
             async with self.changed:
                 self.changed.notify_all()
 
-    async def _drive(self, job: RayJob) -> dict[str, str]:
-        logfile = self.settings.home / "logs" / f"{job.run_id}.log"
+    async def _drive(self, run: str, spec: RunSpec) -> dict[str, str]:
+        logfile = self.settings.home / "logs" / f"{run}.log"
+        scratch = self.settings.home / "scratch" / run
+        scratch.mkdir(parents=True)
+        job = RayJob(
+            run_id=run,
+            spec=spec,
+            ray_address=self.ray.address,
+            node_ip=self.ray.node_ip,
+            master_url=self.url,
+            scratch=str(scratch),
+        )
         process = spawn(
             [sys.executable, "-m", "holdfast.training.ray_job"],
             log=logfile,
@@ -220,8 +223,10 @@ class Master:
         except asyncio.CancelledError:
             await asyncio.to_thread(stop, [process], grace_s=0.5)
             raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
         if not line.strip():
-            raise Unavailable(f"the driver of {job.run_id} ended without an answer: {tail(logfile)}")
+            raise Unavailable(f"the driver of {run} ended without an answer: {tail(logfile)}")
         return answer_of(line.decode())
 
     def describe(self) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import sys
-import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +41,8 @@ class RayJob:
     """Of the Ray node on the driver's machine."""
     master_url: str
     """Where workers report."""
+    scratch: str
+    """A folder on the driver's machine; who started the driver removes it, however the driver ends."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; :meth:`from_json` reads them."""
@@ -122,22 +123,21 @@ def train_on_ray(job: RayJob) -> Outcome:
         logging_level=logging.ERROR,
         configure_logging=False,
     )
-    with tempfile.TemporaryDirectory(prefix="holdfast-run-") as scratch:
-        trainer = LeanTrainer(
-            _worker_loop,
-            train_loop_config=job.to_json(),
-            scaling_config=ScalingConfig(
-                num_workers=job.spec.workers,
-                resources_per_worker={"CPU": job.spec.threads_per_worker},
-                placement_strategy="SPREAD",
-            ),
-            # Ray keeps its bookkeeping here; checkpoints are CIDs in the nodes' stores.
-            run_config=RunConfig(name=job.run_id, storage_path=scratch),
-        )
-        try:
-            result = trainer.fit()
-        finally:
-            ray.shutdown()
+    trainer = LeanTrainer(
+        _worker_loop,
+        train_loop_config=job.to_json(),
+        scaling_config=ScalingConfig(
+            num_workers=job.spec.workers,
+            resources_per_worker={"CPU": job.spec.threads_per_worker},
+            placement_strategy="SPREAD",
+        ),
+        # Ray keeps its bookkeeping here; checkpoints are CIDs in the nodes' stores.
+        run_config=RunConfig(name=job.run_id, storage_path=job.scratch),
+    )
+    try:
+        result = trainer.fit()
+    finally:
+        ray.shutdown()
     returned = getattr(result, "return_value", None)  # what worker 0's function returned
     if not isinstance(returned, dict):
         raise Unavailable(f"{job.run_id}: worker 0 brought no result, but {returned!r}")
