@@ -258,9 +258,21 @@ class Client:
         Raises:
             Unavailable: The port is in use.
         """
-        from holdfast.cluster.serving import serve_model
+        from holdfast.cluster.serving import RunningServer
+        from holdfast.inference import InferenceServer, ServedModel
+        from holdfast.inference.conversion import open_engine
 
-        return serve_model(self, model, host=host, port=port, token=token, threads=threads)
+        cid = self.models.resolve(str(model))
+        entry = next((entry for entry in self.models.entries() if entry.cid == cid), None)
+        conversion, record = self.convert(cid)
+        served = ServedModel(
+            open_engine(self.store, record, threads=threads),
+            version=entry.version if entry else "1",
+            cid=str(cid),
+            metadata={"conversion": str(conversion), "metrics": dict(self.models.record(str(cid)).metrics)},
+        )
+        name = entry.name if entry else "model"
+        return RunningServer(InferenceServer({name: served}, token=token), name, host, port)
 
     def build_index(
         self,

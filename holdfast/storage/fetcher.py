@@ -12,19 +12,19 @@ import threading
 import time
 import weakref
 from collections import Counter
-from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import aiohttp
 
 from holdfast.errors import Conflict, Corrupt, NotFound, Unavailable
+from holdfast.loop_thread import LoopThread
 from holdfast.storage.block_store import MAX_BLOCK_BYTES
 from holdfast.telemetry import counter, get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from holdfast.storage.block_store import BlockStore
     from holdfast.storage.cid import Buffer, Cid
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["Fetcher", "FetchingStore", "Provider"]
 
 log = get_logger(__name__)
-
-_T = TypeVar("_T")
 
 LIAR_PENALTY_S = 300.0
 ABSENT_PENALTY_S = 2.0
@@ -72,8 +70,8 @@ class Fetcher:
         self._statistics: Counter[str] = Counter()
         self._bytes_by_provider: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._loop: _Loop | None = None
-        self._forked_from: _Loop | None = None
+        self._connections: _Connections | None = None
+        self._forked_from: _Connections | None = None
         self._closed = False
 
     def fetch(self, cids: Sequence[Cid]) -> list[bytes]:
@@ -87,8 +85,8 @@ class Fetcher:
         """
         if not cids:
             return []
-        loop = self._running()
-        return loop.run(self._fetch_all(loop, cids))
+        connections = self._connected()
+        return connections.thread.run(self._fetch_all(connections, cids))
 
     def statistics(self) -> dict[str, int | dict[str, int]]:
         """``blocks`` and ``bytes`` received and verified, ``wrong_blocks``, ``failures``, and ``bytes_by_provider``."""
@@ -101,32 +99,32 @@ class Fetcher:
         """Close connections and end the thread. Closing twice is fine."""
         with self._lock:
             self._closed = True
-            loop, self._loop = self._loop, None
-        if loop is not None:
-            loop.close()
+            connections, self._connections = self._connections, None
+        if connections is not None:
+            connections.thread.close()
 
-    def _running(self) -> _Loop:
+    def _connected(self) -> _Connections:
         with self._lock:
             if self._closed:
                 raise Conflict("the fetcher is closed")
-            if self._loop is not None and self._loop.process != os.getpid():
+            if self._connections is not None and self._connections.thread.process != os.getpid():
                 # A fork inherits no thread. What it inherits must stay untouched: the parent works with it.
-                self._forked_from, self._loop = self._loop, None
-            if self._loop is None:
-                self._loop = _Loop(self._timeout, self._concurrency)
-                weakref.finalize(self, self._loop.close)  # for those who forget to, or exit
-            return self._loop
+                self._forked_from, self._connections = self._connections, None
+            if self._connections is None:
+                self._connections = _Connections(self._timeout, self._concurrency)
+                weakref.finalize(self, self._connections.thread.close)  # for those who forget to, or exit
+            return self._connections
 
-    async def _fetch_all(self, loop: _Loop, cids: Sequence[Cid]) -> list[bytes]:
+    async def _fetch_all(self, connections: _Connections, cids: Sequence[Cid]) -> list[bytes]:
         providers = self._providers()
         if not providers:
             raise NotFound(f"{cids[0]} is not in this store, and there is no other node to ask")
 
         async def one(index: int, cid: Cid) -> bytes:
-            async with loop.gate:
+            async with connections.gate:
                 # Neighbours start at different providers, so several share the work.
                 turn = index % len(providers)
-                return await self._fetch_one(loop, cid, [*providers[turn:], *providers[:turn]])
+                return await self._fetch_one(connections, cid, [*providers[turn:], *providers[:turn]])
 
         tasks = [asyncio.ensure_future(one(index, cid)) for index, cid in enumerate(cids)]
         try:
@@ -136,7 +134,7 @@ class Fetcher:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _fetch_one(self, loop: _Loop, cid: Cid, providers: Sequence[Provider]) -> bytes:
+    async def _fetch_one(self, connections: _Connections, cid: Cid, providers: Sequence[Provider]) -> bytes:
         now = time.monotonic()
         # Those in disgrace are asked last, not never: they may be the only ones that have it.
         ranked = sorted(providers, key=lambda p: max(0.0, self._blocked_until.get(p.url, 0.0) - now))
@@ -144,7 +142,7 @@ class Fetcher:
         wrong = unreachable = False
         for provider in ranked:
             try:
-                data = await _ask(loop.session, provider, cid)
+                data = await _ask(connections.session, provider, cid)
             except NotFound as error:
                 reasons.append(str(error))
             except Corrupt as error:
@@ -176,52 +174,13 @@ class Fetcher:
         )
 
 
-class _Loop:
-    """A daemon thread with an event loop, and what lives in it: the connections and the bound on requests.
-
-    Not anyio's blocking portal: one that was never closed keeps the interpreter from ending.
-    """
+class _Connections:
+    """What lives in the fetcher's thread: the connections, and the bound on requests."""
 
     def __init__(self, timeout: aiohttp.ClientTimeout, concurrency: int) -> None:
-        self.process = os.getpid()
         self.gate = asyncio.Semaphore(concurrency)
-        self._lock = threading.Lock()
-        self._closed = False
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._serve, name="holdfast-fetch", daemon=True)
-        self._thread.start()
-        self.session = self.run(self._open_session(timeout, concurrency))
-
-    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """What ``work`` returns; it is cancelled when the caller is interrupted."""
-        with self._lock:
-            if self._closed:
-                work.close()
-                raise Conflict("the fetcher is closed")
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except CancelledError as error:
-            raise Conflict("the fetcher was closed while it fetched") from error
-        finally:
-            future.cancel()
-
-    def close(self) -> None:
-        """Cancel what runs, close the connections and end the thread."""
-        if self.process != os.getpid():
-            return  # a fork inherits no thread, and the connections are the parent's
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                asyncio.run_coroutine_threadsafe(self._end(), self._loop)
-        if threading.current_thread() is not self._thread:  # the garbage collector calls from anywhere
-            self._thread.join()
-
-    def _serve(self) -> None:
-        try:
-            self._loop.run_forever()
-        finally:
-            self._loop.close()
+        self.thread = LoopThread("holdfast-fetch", at_end=self._end)
+        self.session = self.thread.run(self._open_session(timeout, concurrency))
 
     async def _open_session(self, timeout: aiohttp.ClientTimeout, concurrency: int) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -232,13 +191,7 @@ class _Loop:
         )
 
     async def _end(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         await self.session.close()
-        await self._loop.shutdown_default_executor()
-        self._loop.stop()
 
 
 async def _ask(session: aiohttp.ClientSession, provider: Provider, cid: Cid) -> bytes:

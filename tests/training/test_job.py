@@ -250,7 +250,12 @@ def test_an_outcome_and_a_job_are_the_same_behind_a_process_border():
     assert Outcome.from_json(json.loads(json.dumps(outcome.to_json()))) == outcome
     spec = RunSpec(code=a, data=b, config={"lr": 0.1}, workers=3)
     job = RayJob(
-        run_id="run-1", spec=spec, ray_address="127.0.0.1:1", node_ip="127.0.0.1", master_url="http://x"
+        run_id="run-1",
+        spec=spec,
+        ray_address="127.0.0.1:1",
+        node_ip="127.0.0.1",
+        master_url="http://x",
+        scratch="/x",
     )
     assert RayJob.from_json(json.loads(json.dumps(job.to_json()))) == job
 
