@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 VENV = Path(os.environ.get("HOLDFAST_VENV") or ROOT / ".venv").absolute()
 PYTHON = VENV / "bin" / "python"
-LINTED = ("holdfast", "tests", "bench", "tasks.py")
+LINTED = ("holdfast", "tests", "bench", "tasks.py", "README.md", "docs")
 
 
 def main() -> int:

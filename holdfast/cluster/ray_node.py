@@ -40,7 +40,7 @@ def ray_environment(home: Path, node_ip: str) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DEDUP_LOGS": "0",
         "RAY_TRAIN_V2_ENABLED": "1",
-        # Each of these is one more process or thread a run; holdfast has its own of what is of use here.
+        # Each is one more process or thread a run, for clouds and dashboards that are not here.
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         "RAY_TRAIN_METRICS_ENABLED": "0",
         # Ray otherwise hides the CPUs' real thread count behind OMP_NUM_THREADS=1 warnings.
@@ -106,7 +106,7 @@ class RayNode:
         ]
         if self._head is None:
             port = self.address.rpartition(":")[2]
-            command += ["--head", "--port", port, "--include-dashboard", "false", "--no-monitor"]
+            command += ["--head", "--port", port, "--include-dashboard", "false"]
         else:
             command += ["--address", self._head]
         self._log.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from holdfast.config import load_settings, read_token
 from holdfast.errors import HoldfastError, Unavailable, error_from_json
@@ -21,12 +21,7 @@ from holdfast.registry.run_table import RunSpec
 from holdfast.storage.opening import open_store
 from holdfast.training.job import Outcome, record_run, run_worker
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-__all__ = ["RayJob", "answer_of", "process_group", "train_on_ray"]
-
-RENDEZVOUS_TIMEOUT_S = 300
+__all__ = ["RayJob", "answer_of", "train_on_ray"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,38 +66,12 @@ def _worker_loop(job: dict[str, Any]) -> dict[str, Any] | None:
 
     place = ray.train.get_context()
     rank, world_size = place.get_world_rank(), place.get_world_size()
-    with open_store(settings) as store, process_group(rank, world_size):
+    with open_store(settings) as store:
         report({"type": "worker_started", "rank": rank, "home": str(settings.home)})
         outcome = run_worker(parsed.spec, store, rank=rank, world_size=world_size, report=report)
         moved = store.blocks.statistics()  # type: ignore[attr-defined]  # open_store gives a FetchingStore
         report({"type": "worker_done", "rank": rank, "fetched": moved})
     return None if outcome is None else outcome.to_json()
-
-
-@contextlib.contextmanager
-def process_group(rank: int, world_size: int) -> Iterator[None]:
-    """Connect the workers for torch.distributed; worker 0's node is where they meet."""
-    if world_size == 1:
-        yield
-        return
-    from datetime import timedelta
-
-    import ray.util
-    import torch.distributed as dist
-    from ray.train.collective import broadcast_from_rank_zero
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not list it in __all__
-
-    patience = timedelta(seconds=RENDEZVOUS_TIMEOUT_S)
-    own: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-    # Port 0: the listening store itself is told which one it got, so nobody else can have taken it.
-    store = TCPStore(own, 0, world_size, True, patience, False) if rank == 0 else None
-    host, port = broadcast_from_rank_zero((own, store.port) if store is not None else None)
-    meeting = store or TCPStore(host, port, world_size, False, patience)
-    dist.init_process_group("gloo", store=meeting, rank=rank, world_size=world_size, timeout=patience)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
 
 
 def train_on_ray(job: RayJob) -> Outcome:
@@ -113,8 +82,7 @@ def train_on_ray(job: RayJob) -> Outcome:
     """
     import ray
     from ray.train import RunConfig, ScalingConfig
-
-    from holdfast.training._ray_trainer import LeanTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     ray.init(
         address=job.ray_address,
@@ -123,9 +91,10 @@ def train_on_ray(job: RayJob) -> Outcome:
         logging_level=logging.ERROR,
         configure_logging=False,
     )
-    trainer = LeanTrainer(
-        _worker_loop,
+    trainer = TorchTrainer(
+        _worker_loop,  # type: ignore[arg-type]  # Ray's hint forgets that the value is returned
         train_loop_config=job.to_json(),
+        torch_config=TorchConfig(backend="gloo"),
         scaling_config=ScalingConfig(
             num_workers=job.spec.workers,
             resources_per_worker={"CPU": job.spec.threads_per_worker},

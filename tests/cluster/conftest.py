@@ -121,13 +121,13 @@ def announced(base: Path, name: str, process: subprocess.Popen[bytes]) -> dict[s
     return facts
 
 
-def run_cli(*arguments: str, timeout_s: float = 60.0, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run one holdfast command to its end."""
     return subprocess.run(
         [sys.executable, "-m", "holdfast.cluster.cli", *arguments],
         capture_output=True,
         text=True,
-        timeout=timeout_s,
+        timeout=60,
         env={**os.environ, **environment},
         check=False,
     )

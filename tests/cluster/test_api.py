@@ -38,7 +38,7 @@ def api(master: Master) -> HttpClient:
 
 def raw(master: Master, method: str, path: str, body: bytes = b"") -> tuple[int, Any]:
     """Status and JSON of a request that no client of ours would send."""
-    connection = http.client.HTTPConnection(*master.url.removeprefix("http://").split(":"), timeout=10)
+    connection = http.client.HTTPConnection(master.url.removeprefix("http://"), timeout=10)
     try:
         connection.request(method, path, body, {"Authorization": f"Bearer {master.token}"})
         response = connection.getresponse()

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
@@ -167,7 +168,7 @@ def test_nothing_is_answered_without_the_token(cluster: Cluster, tmp_path: Path)
     worker = read_announcement(cluster.base / "worker-1")["url"]
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     for url in (f"{cluster.url}/api/v0/status", f"{cluster.url}/metrics", f"{worker}/metrics"):
-        with pytest.raises(urllib.request.HTTPError) as refused:  # type: ignore[attr-defined]
+        with pytest.raises(urllib.error.HTTPError) as refused:
             opener.open(url, timeout=5)
         assert refused.value.code == 401
         assert json.loads(refused.value.read())["code"] == "denied"

@@ -27,7 +27,8 @@ def scratch() -> set[str]:
 
 
 def relatives(pid: int) -> list[psutil.Process]:
-    return psutil.Process(pid).children(recursive=True)
+    found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
+    return found
 
 
 @pytest.mark.timeout(280)

@@ -190,7 +190,7 @@ def test_a_refused_model_leaves_nothing_behind(tmp_path):
         (Fixed(), {"input_shape": (1, 3)}, Unsupported, "can't export"),
     ]:
         with pytest.raises(kind, match=words):
-            convert(model, out, **arguments)
+            convert(model, out, **arguments)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
     assert net.training
 
