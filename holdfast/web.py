@@ -7,9 +7,10 @@ import errno
 import hmac
 from typing import TYPE_CHECKING
 
-from aiohttp import web
+from aiohttp import ClientPayloadError, web
+from aiohttp.http import HttpProcessingError
 
-from holdfast.errors import Denied, HoldfastError, Unavailable
+from holdfast.errors import Denied, ErrorCode, HoldfastError, Unavailable
 from holdfast.telemetry import counter, exposition, get_logger
 
 if TYPE_CHECKING:
@@ -19,33 +20,23 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Handler, Middleware
 
 
-__all__ = ["TOKEN_COOKIE", "bearer_token", "errors_as_json", "listen", "metrics", "stream_reader"]
-
-TOKEN_COOKIE = "holdfast_token"  # noqa: S105 -- the cookie's name
+__all__ = ["bearer_token", "errors_as_json", "listen", "metrics", "stream_reader", "token_cookie"]
 
 log = get_logger(__name__)
 
 
 @web.middleware
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Middleware: a :class:`HoldfastError` becomes its status and JSON body, anything unforeseen a plain 500."""
+    """Middleware: every failure is one JSON object, ``{"error": ..., "code": ...}``, with the status that fits.
+
+    A :class:`HoldfastError` has its own status; what nobody foresaw is a 500 without details, and in the log.
+    """
     try:
         response = await handler(request)
-    except HoldfastError as error:
-        if request.writer.output_size:
+    except Exception as error:
+        if request.writer.output_size or (isinstance(error, web.HTTPException) and error.status < 400):
             raise  # the answer has begun: breaking off is all that is left to tell of it
-        response = web.json_response(error.to_json(), status=error.http_status)
-    except web.HTTPException as error:
-        if error.status < 400:
-            raise
-        body = {"error": f"{request.method} {request.path}: {error.reason}", "code": "http"}
-        response = web.json_response(body, status=error.status)
-    except Exception:
-        if request.writer.output_size:
-            raise
-        log.exception("%s %s failed", request.method, request.path)
-        body = {"error": "an unforeseen failure; the server's log has the details", "code": "internal"}
-        response = web.json_response(body, status=500)
+        response = await _told(request, error)
     route = request.match_info.route.resource
     counter("holdfast_http_requests_total", "HTTP requests answered.", ("method", "route", "status")).labels(
         request.method, route.canonical if route else "unknown", response.status
@@ -53,11 +44,47 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     return response
 
 
+async def _told(request: web.Request, error: Exception) -> web.Response:
+    if isinstance(error, HoldfastError):
+        headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Denied) else {}
+        return web.json_response(error.to_json(), status=error.http_status, headers=headers)
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return _refused(413, f"the body is larger than {request.client_max_size} bytes")
+    if isinstance(error, web.HTTPException):
+        allow = error.headers.get("Allow")
+        text = f"{request.method} {request.path}: {error.reason}"
+        return _refused(error.status, text, {"Allow": allow} if allow else None)
+    if isinstance(error, (HttpProcessingError, ClientPayloadError, web.RequestPayloadError)):
+        response = _refused(400, f"the body can't be read: {str(error).splitlines()[-1].strip()}")
+        response.force_close()
+        # aiohttp would read on in the broken body, fail again and drop the answer with the connection.
+        await response.prepare(request)
+        await response.write_eof()
+        request.protocol.force_close()
+        return response
+    log.error("%s %s failed", request.method, request.path, exc_info=error)
+    body = {
+        "error": "an unforeseen failure; the server's log has the details",
+        "code": ErrorCode.INTERNAL.value,
+    }
+    return web.json_response(body, status=500)
+
+
+def _refused(status: int, text: str, headers: dict[str, str] | None = None) -> web.Response:
+    code = ErrorCode.NOT_FOUND if status == 404 else ErrorCode.INVALID_INPUT
+    return web.json_response({"error": text, "code": code.value}, status=status, headers=headers)
+
+
+def token_cookie(request: web.Request) -> str:
+    """The name of the cookie that holds the token: cookies ignore ports, and a host may have several clusters."""
+    return f"holdfast_token_{request.url.port}"
+
+
 def bearer_token(token: str, *, free: Collection[str] = ()) -> Middleware:
     """Middleware that asks for ``Authorization: Bearer <token>``, compared in constant time.
 
     Args:
-        token: The secret. A browser may read (GET) with it in the cookie :data:`TOKEN_COOKIE` instead; a cookie
+        token: The secret. A browser may read (GET) with it in the cookie :func:`token_cookie` instead; a cookie
             never changes anything, so no other site can make it do so.
         free: Paths that need no token.
     """
@@ -67,7 +94,9 @@ def bearer_token(token: str, *, free: Collection[str] = ()) -> Middleware:
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
-            given = request.cookies.get(TOKEN_COOKIE, "") if request.method in ("GET", "HEAD") else ""
+            given = (
+                request.cookies.get(token_cookie(request), "") if request.method in ("GET", "HEAD") else ""
+            )
         if request.path not in free and not hmac.compare_digest(_bytes(given.strip()), wanted):
             raise Denied("the token is missing or wrong: send it as 'Authorization: Bearer <token>'")
         return await handler(request)
@@ -85,13 +114,21 @@ async def metrics(_: web.Request) -> web.Response:
     return web.Response(body=body, content_type=content_type)
 
 
-async def listen(app: web.Application, host: str, port: int) -> tuple[web.AppRunner, str]:
+async def listen(
+    app: web.Application, host: str, port: int, *, shutdown_timeout_s: float = 2.0
+) -> tuple[web.AppRunner, str]:
     """Start ``app``; returns its runner, to clean up, and its URL.
+
+    Args:
+        app: What to serve.
+        host: Address to listen on.
+        port: 0 takes a free one.
+        shutdown_timeout_s: How long the clean-up waits for requests that are being answered.
 
     Raises:
         Unavailable: The port is in use, or the address is not this machine's.
     """
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=shutdown_timeout_s)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port)

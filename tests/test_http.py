@@ -15,7 +15,7 @@ from anyio.from_thread import start_blocking_portal
 from holdfast import telemetry
 from holdfast.errors import Denied, HoldfastError, InvalidInput, NotFound, Unavailable
 from holdfast.http_client import HttpClient
-from holdfast.web import TOKEN_COOKIE, bearer_token, errors_as_json, listen, metrics, stream_reader
+from holdfast.web import bearer_token, errors_as_json, listen, metrics, stream_reader
 
 TOKEN = "a-token-of-the-tests"
 CLASSES: dict[str, type[HoldfastError]] = {"internal": HoldfastError}
@@ -195,11 +195,13 @@ def test_the_scheme_is_read_as_http_wants_it(url):
 
 
 def test_a_cookie_can_read_and_never_change_anything(url):
-    cookie = {"Cookie": f"{TOKEN_COOKIE}={TOKEN}"}
+    name = f"holdfast_token_{url.rpartition(':')[2]}"
+    cookie = {"Cookie": f"{name}={TOKEN}"}
     assert raw(url, "GET", "/echo", cookie)[0] == 200
     for method in ("POST", "DELETE"):
         assert raw(url, method, "/echo", cookie)[0] == 401
-    assert raw(url, "GET", "/echo", {"Cookie": f"{TOKEN_COOKIE}=wrong"})[0] == 401
+    for other in (f"{name}=wrong", f"holdfast_token_1={TOKEN}", f"holdfast_token={TOKEN}"):
+        assert raw(url, "GET", "/echo", {"Cookie": other})[0] == 401
     both = {**cookie, "Authorization": "Bearer wrong"}
     assert raw(url, "GET", "/echo", both)[0] == 401, "a wrong header is not mended by a cookie"
 

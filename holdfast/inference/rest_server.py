@@ -116,12 +116,10 @@ class InferenceServer:
         """
         if self._runner is not None or self._closing is not None:
             raise Conflict("this server was started before: make a new one")
-        from aiohttp import web
-
         from holdfast.inference._oip_routes import application
+        from holdfast.web import listen
 
         app = application(self, token=self._token, max_body_bytes=self._max_body_bytes)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=self._shutdown_timeout_s)
         for name, model in self._models.items():
             self._batchers[name] = Batcher(
                 model.engine,
@@ -131,17 +129,14 @@ class InferenceServer:
                 batching=model.batching,
                 inline_below_s=model.inline_below_ms / 1e3,
             )
+            self._batchers[name].start()
         try:
-            await self._runner.setup()
-            for batcher in self._batchers.values():
-                batcher.start()
-            site = web.TCPSite(self._runner, host, port)
-            await site.start()
-        except OSError as error:
+            self._runner, self._url = await listen(
+                app, host, port, shutdown_timeout_s=self._shutdown_timeout_s
+            )
+        except Unavailable:
             await self.aclose()
-            raise Unavailable(f"can't listen on {host}:{port}: {error.strerror or error}") from error
-        bound = self._runner.addresses[0][1]
-        self._url = f"http://{f'[{host}]' if ':' in host else host}:{bound}"
+            raise
         return self._url
 
     async def aclose(self) -> None:

@@ -111,7 +111,7 @@ def ask(
     master: Master, path: str, *, method: str = "GET", cookie: str = "", form: dict[str, str] | None = None
 ) -> Answer:
     host = urllib.parse.urlsplit(master.url)
-    headers = {"Cookie": f"holdfast_token={cookie}"} if cookie else {}
+    headers = {"Cookie": f"holdfast_token_{urllib.parse.urlsplit(master.url).port}={cookie}"} if cookie else {}
     if form is not None:
         headers["Content-Type"] = "application/x-www-form-urlencoded"
     with contextlib.closing(http.client.HTTPConnection(host.hostname or "", host.port, timeout=10)) as wire:
@@ -161,7 +161,8 @@ def test_the_token_becomes_a_cookie_that_scripts_and_other_sites_can_not_use(
     assert answer.headers["Location"] == "/"  # the token does not stay in the address bar
     assert token not in answer.body
     name, *flags = (part.strip().lower() for part in answer.headers["Set-Cookie"].split(";"))
-    assert name == f"holdfast_token={token}"
+    port = urllib.parse.urlsplit(filled.master.url).port  # cookies ignore ports; the name must not
+    assert name == f"holdfast_token_{port}={token}"
     assert {"httponly", "samesite=strict"} <= set(flags)
 
 

@@ -7,7 +7,7 @@ from importlib import resources
 
 from aiohttp import web
 
-from holdfast.web import TOKEN_COOKIE
+from holdfast.web import token_cookie
 
 __all__ = ["add_dashboard_routes"]
 
@@ -36,13 +36,13 @@ def add_dashboard_routes(app: web.Application, token: str) -> None:
             # The link that 'holdfast up' prints: keep the token in a cookie, and out of the address bar.
             if not known(request.query["token"]):
                 return _refused()
-            return _logged_in(token)
-        return _file("index.html" if known(request.cookies.get(TOKEN_COOKIE, "")) else "login.html")
+            return _logged_in(request, token)
+        return _file("index.html" if known(request.cookies.get(token_cookie(request), "")) else "login.html")
 
     async def login(request: web.Request) -> web.Response:
         if not known(str((await request.post()).get("token", ""))):
             return _refused()
-        return _logged_in(token)
+        return _logged_in(request, token)
 
     async def asset(request: web.Request) -> web.Response:
         name = request.match_info["name"]
@@ -62,9 +62,9 @@ def _refused() -> web.Response:
     return response
 
 
-def _logged_in(token: str) -> web.Response:
+def _logged_in(request: web.Request, token: str) -> web.Response:
     response = web.Response(status=303, headers={"Location": "/"} | _SECURITY)
-    response.set_cookie(TOKEN_COOKIE, token, httponly=True, samesite="Strict")
+    response.set_cookie(token_cookie(request), token, httponly=True, samesite="Strict")
     return response
 
 
