@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
+
 from holdfast.cluster.processes import free_port, spawn, stop, tail
 from holdfast.errors import Unavailable
 
@@ -28,6 +30,18 @@ __all__ = ["RayNode", "ray_environment"]
 START_TIMEOUT_S = 60.0
 OBJECT_STORE_BYTES = 100 << 20
 """Ray's shared memory. Data goes through the block stores, so Ray needs little."""
+
+_SHORT_FOLDER = "/tmp"  # noqa: S108 -- what is made there has mode 0700
+_PREFIX = "hf-ray-"
+
+
+def _remove_stale_folders() -> None:
+    """Remove what daemons left that were killed: their folders' names have their pids."""
+    for folder in Path(_SHORT_FOLDER).glob(f"{_PREFIX}*-*"):
+        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        with contextlib.suppress(FileNotFoundError):
+            if pid.isdigit() and not psutil.pid_exists(int(pid)) and folder.stat().st_uid == os.getuid():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def ray_environment(home: Path, node_ip: str) -> dict[str, str]:
@@ -74,8 +88,9 @@ class RayNode:
 
     def start(self) -> None:
         """Start the processes; return at once. Follow with :meth:`wait_ready`."""
+        _remove_stale_folders()
         # A short folder: Ray puts Unix sockets into it, whose paths have at most 107 bytes.
-        self._scratch = Path(tempfile.mkdtemp(prefix="hf-ray-", dir="/tmp"))
+        self._scratch = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_SHORT_FOLDER))
         command = [
             sys.executable,
             "-m",

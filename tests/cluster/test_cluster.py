@@ -8,6 +8,7 @@ import signal
 import threading
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 
 import holdfast
 from holdfast.cluster.daemon import read_announcement
+from holdfast.cluster.processes import stop
 from holdfast.errors import Conflict, Denied, InvalidInput, NotFound, Unavailable
 from holdfast.http_client import HttpClient
 from holdfast.registry import ModelRecord, RunRecord, load_record
@@ -23,8 +25,6 @@ from holdfast.registry import ModelRecord, RunRecord, load_record
 from .conftest import announced, cli_json, start_daemon, wait_for
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from .conftest import Cluster
 
 ROWS = 64
@@ -196,3 +196,12 @@ def test_a_killed_worker_is_noticed_and_another_can_take_its_place(cluster: Clus
     wait_for(noticed, timeout_s=30)
     _, left = psutil.wait_procs(family, timeout=10)
     assert not left, f"Ray outlived its daemon: {left}"
+    assert list(Path("/tmp").glob(f"hf-ray-{process.pid}-*"))
+    another = start_daemon(
+        tmp_path, "another", "worker", "--join", cluster.url, "--token-file", token_file, "--cpus", "1"
+    )
+    announced(tmp_path, "another", another)
+    assert not list(Path("/tmp").glob(f"hf-ray-{process.pid}-*")), (
+        "the next start cleans up after the killed one"
+    )
+    stop([another], grace_s=6.0)

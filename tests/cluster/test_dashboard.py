@@ -111,7 +111,9 @@ def ask(
     master: Master, path: str, *, method: str = "GET", cookie: str = "", form: dict[str, str] | None = None
 ) -> Answer:
     host = urllib.parse.urlsplit(master.url)
-    headers = {"Cookie": f"holdfast_token_{urllib.parse.urlsplit(master.url).port}={cookie}"} if cookie else {}
+    headers = (
+        {"Cookie": f"holdfast_token_{urllib.parse.urlsplit(master.url).port}={cookie}"} if cookie else {}
+    )
     if form is not None:
         headers["Content-Type"] = "application/x-www-form-urlencoded"
     with contextlib.closing(http.client.HTTPConnection(host.hostname or "", host.port, timeout=10)) as wire:

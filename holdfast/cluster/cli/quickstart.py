@@ -101,9 +101,9 @@ class _Processes:
                 raise Unavailable(f"the {name} was not ready within {START_TIMEOUT_S:.0f} s: {tail(log, 2)}")
             time.sleep(0.1)
 
-    def stop(self) -> None:
-        """Stop all of them, at the same time."""
-        stop(self.running.values(), grace_s=4.0)
+    def stop(self, *names: str) -> None:
+        """Stop those, or all, at the same time."""
+        stop([self.running[name] for name in names or self.running], grace_s=4.0)
 
 
 def run_quickstart(*, home: str | None, keep: bool, port: int, as_json: bool) -> int:
@@ -272,7 +272,7 @@ def _audit(screen: _Screen, home: Path, url: str, token: str) -> int:
 def _serve_and_ask(
     screen: _Screen, processes: _Processes, url: str, token: str, test: dict[str, np.ndarray[Any, Any]]
 ) -> dict[str, Any]:
-    """Start a server process, send it requests, and stop it unless the cluster is kept."""
+    """Start a server process, send it requests, and stop it."""
     home = processes.base / "server"
     port = free_port("127.0.0.1")
     token_for(home, token)
@@ -295,6 +295,7 @@ def _serve_and_ask(
         times.append(time.perf_counter() - asked)
         logits = answer["outputs"][0]["data"]
         right += logits.index(max(logits)) == int(label)
+    processes.stop("server")
     median_ms = 1000 * sorted(times)[len(times) // 2]
     screen.say("server", f"http://127.0.0.1:{port}/v2/models/digits/infer")
     screen.say("answers", f"{right} of {REQUESTS} right, {median_ms:.1f} ms each (median, JSON over HTTP)")
