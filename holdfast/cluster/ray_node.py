@@ -179,7 +179,7 @@ class RayNode:
             Unavailable: It ended.
         """
         if self._process is None or self._process.poll() is not None:
-            raise Unavailable(f"Ray ended on node {self.node_ip}: {tail(self._log)}")
+            raise Unavailable(f"Ray ended on node {self.node_ip}; {self._log} says: {tail(self._log, 1)}")
 
     def stop(self) -> None:
         """End all processes of the node, and remove what they left on the disk. Stopping twice is fine."""

@@ -49,6 +49,7 @@ class Worker:
         self._blocks = open_blocks(settings)
         self._runner: web.AppRunner | None = None
         self._ray: RayNode | None = None
+        self._heard = True
 
     @property
     def node_ip(self) -> str:
@@ -87,7 +88,15 @@ class Worker:
         """
         while not stopping.is_set():
             if self._ray is not None:
-                self._ray.check()
+                try:
+                    self._ray.check()
+                except Unavailable as error:
+                    if self._heard:
+                        raise
+                    raise Unavailable(
+                        f"the master {self._master.url} is gone, and Ray on this node ended with it: "
+                        "start the master again, and then this worker"
+                    ) from error
             await self._beat()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), HEARTBEAT_S)
@@ -128,10 +137,13 @@ class Worker:
         try:
             answer = await asyncio.to_thread(self._master.post, f"/api/v0/nodes/{self.id}/heartbeat", body)
             write_peers(self.settings.home, answer["peers"])
+            self._heard = True
         except NotFound:
             await self._join()
         except Unavailable as error:
-            log.warning("no heartbeat: %s", error)
+            if self._heard:
+                log.warning("no heartbeat: %s", error)
+            self._heard = False
 
     def facts(self) -> dict[str, Any]:
         """Where it is."""
