@@ -50,7 +50,7 @@ class BlockStoreTests:
     @pytest.fixture
     def make_store(self) -> Callable[[], BlockStore]:
         """A function that opens the store under test."""
-        raise NotImplementedError("a subclass of BlockStoreTests gives the fixture make_store")
+        pytest.fail("a subclass of BlockStoreTests gives the fixture make_store")
 
     @pytest.fixture
     def store(self, make_store: Callable[[], BlockStore]) -> Iterator[BlockStore]:
