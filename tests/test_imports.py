@@ -155,7 +155,6 @@ def test_no_bytes_are_ever_unpickled():
 
 
 def test_no_function_is_left_for_later():
-    """The conformance suite's fixture, which a subclass must give, is the one exception."""
     raising = {
         source_id(path)
         for path in FILES
@@ -164,4 +163,4 @@ def test_no_function_is_left_for_later():
         and node.exc is not None
         and "NotImplementedError" in ast.unparse(node.exc)
     }
-    assert raising == {"storage/testing.py"}
+    assert not raising
