@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     OnEvent = Callable[[dict[str, Any]], object]
 
-__all__ = ["Backend", "EmbeddedBackend", "MasterBackend"]
+__all__ = ["Backend", "EmbeddedBackend", "MasterBackend", "registry_status"]
 
 _ASK_AT_ONCE = 4096
 RUNS_SHOWN = 50
@@ -59,6 +59,15 @@ class Backend(Protocol):
     def close(self) -> None:
         """Close what this object opened."""
         ...
+
+
+def registry_status(names: Names, runs: list[RunStatus]) -> dict[str, Any]:
+    """The part of a status that a home's registry tells: ``names``, the newest ``runs``, and ``runs_total``."""
+    return {
+        "names": [entry.to_json() for entry in names.entries() if entry.kind != "conversion"],
+        "runs": [status.to_json() for status in runs[:RUNS_SHOWN]],
+        "runs_total": len(runs),
+    }
 
 
 class EmbeddedBackend:
@@ -103,15 +112,12 @@ class EmbeddedBackend:
 
         with open_local(self._settings) as local:
             held = local.statistics()
-        runs = self.runs()
         node = {"id": "embedded", "role": "embedded", "url": "", "alive": True, **held}
         return {
             "version": __version__,
             "url": None,
             "nodes": [node],
-            "names": [entry.to_json() for entry in self.names.entries() if entry.kind != "conversion"],
-            "runs": [status.to_json() for status in runs[:RUNS_SHOWN]],
-            "runs_total": len(runs),
+            **registry_status(self.names, self.runs()),
         }
 
     def close(self) -> None:

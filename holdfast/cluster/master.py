@@ -15,7 +15,7 @@ from aiohttp import web
 
 from holdfast import __version__
 from holdfast.cluster.api import add_api_routes
-from holdfast.cluster.backend import RUNS_SHOWN
+from holdfast.cluster.backend import registry_status
 from holdfast.cluster.dashboard import add_dashboard_routes
 from holdfast.cluster.membership import HEARTBEAT_S, Member, Membership, is_loopback, loopback_network
 from holdfast.cluster.processes import spawn, stop, tail
@@ -231,16 +231,13 @@ class Master:
 
     def describe(self) -> dict[str, Any]:
         """What ``GET /api/v0/status`` answers."""
-        runs = self.runs.all()
         return {
             "version": __version__,
             "url": self.url,
             "uptime_s": round(time.time() - self.started, 1),
             "ray_address": self.ray.address,
             "nodes": [member.to_json() for member in self.members.all()],
-            "names": [entry.to_json() for entry in self.names.entries() if entry.kind != "conversion"],
-            "runs": [status.to_json() for status in runs[:RUNS_SHOWN]],
-            "runs_total": len(runs),
+            **registry_status(self.names, self.runs.all()),
         }
 
     def facts(self) -> dict[str, Any]:
