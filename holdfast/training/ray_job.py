@@ -60,8 +60,8 @@ def _worker_loop(job: dict[str, Any]) -> dict[str, Any] | None:
     master = HttpClient(parsed.master_url, read_token(settings.home / "token"), timeout_s=10.0)
 
     def report(event: dict[str, Any]) -> None:
-        # A report that can't be delivered does not stop the training.
-        with contextlib.suppress(Unavailable):
+        # A report that does not reach the master, or that it refuses, does not stop the training.
+        with contextlib.suppress(HoldfastError):
             master.post(f"/api/v0/runs/{parsed.run_id}/events", event)
 
     place = ray.train.get_context()
