@@ -113,9 +113,9 @@ def files(folder: Path) -> None:
         results = interleaved(
             {
                 "read of the file": lambda: rate(mebibytes, source.read_bytes),
-                "store.read, verified": lambda: rate(mebibytes, lambda: verified.read(cid)),
-                "store.read, verified, copied": lambda: rate(mebibytes, lambda: bytes(verified.read(cid))),
-                "store.read, not verified, copied": lambda: rate(mebibytes, lambda: bytes(plain.read(cid))),
+                "store.open, verified": lambda: rate(mebibytes, lambda: verified.open(cid)),
+                "store.open, verified, copied": lambda: rate(mebibytes, lambda: bytes(verified.open(cid))),
+                "store.open, not verified, copied": lambda: rate(mebibytes, lambda: bytes(plain.open(cid))),
                 "store.stream, verified": lambda: rate(
                     mebibytes, lambda: sum(map(len, verified.stream(cid)))
                 ),

@@ -131,4 +131,4 @@ def open_engine(store: ContentStore, record: ConversionRecord, **options: Any) -
         record: The conversion.
         options: Of :class:`ONNXInferenceEngine`.
     """
-    return ONNXInferenceEngine(store.read(record.onnx), **options)
+    return ONNXInferenceEngine(store.open(record.onnx), **options)

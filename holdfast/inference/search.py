@@ -115,7 +115,7 @@ class CorpusIndex:
         self.cid = cid
         self.record = load_record(store, cid, IndexRecord)
         self.dataset: Dataset = open_dataset(store, self.record.corpus)
-        self._index = VectorIndex.from_bytes(store.read(self.record.index))
+        self._index = VectorIndex.from_bytes(store.open(self.record.index))
         if (len(self._index), self._index.dim) != (self.record.rows, self.record.dim):
             raise Corrupt(
                 f"index {cid} holds {len(self._index)} vectors of {self._index.dim}, its record says otherwise"

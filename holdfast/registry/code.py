@@ -81,7 +81,7 @@ def load_code(store: ContentStore, cid: Cid, *, trust: bool) -> Any:
     record = load_record(store, cid, CodeRecord)
     module_name, _, name = record.entry.partition(":")
     path = module_name.replace(".", "/") + ".py"
-    source = bytes(store.read(store.resolve(f"{record.files}/{path}")))
+    source = bytes(store.open(store.resolve(f"{record.files}/{path}")))
     installed = _installed(module_name, source)
     if installed is None and not trust:
         raise Denied(

@@ -131,7 +131,7 @@ class ModelRegistry:
         if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)):
             raise InvalidInput(f"the code of model {cid} is {cls!r:.100}, not the class of a torch module")
         model = cls(**record.config)
-        load_weights(model, self._store.read(record.weights))
+        load_weights(model, self._store.open(record.weights))
         return model.eval()
 
     def resolve(self, ref: str) -> Cid:

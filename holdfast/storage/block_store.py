@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from holdfast.storage.cid import Buffer, Cid
 
-__all__ = ["MAX_BLOCK_BYTES", "BlockStore", "SupportsPrefetch", "SupportsView", "VerifyingStore"]
+__all__ = [
+    "MAX_BLOCK_BYTES",
+    "BlockStore",
+    "Extent",
+    "Pin",
+    "SupportsExtent",
+    "SupportsPins",
+    "SupportsPrefetch",
+    "SupportsRepair",
+    "SupportsView",
+    "VerifyingStore",
+]
 
 MAX_BLOCK_BYTES = 2 << 20
 """The largest block that IPFS implementations exchange."""
@@ -70,13 +83,82 @@ class SupportsView(Protocol):
 class SupportsPrefetch(Protocol):
     """A store that can bring many blocks near at once."""
 
-    def prefetch(self, cids: Iterable[Cid]) -> None:
+    def prefetch(self, cids: Iterable[Cid], *, root: Cid | None = None) -> None:
         """Fetch those of the blocks that are not here yet, several at a time.
+
+        Args:
+            cids: What will be read soon, in this order.
+            root: The DAG that they are part of, if known: providers are looked up by it, and announced for it.
 
         Raises:
             NotFound: No provider has one of them.
             Unavailable: A provider that might have it does not answer.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Bytes of a file on the disk."""
+
+    path: Path
+    offset: int
+    length: int
+
+
+@runtime_checkable
+class SupportsExtent(Protocol):
+    """A store whose blocks lie in files, from where the kernel can send them without a copy."""
+
+    def extent(self, cid: Cid) -> Extent | None:
+        """Where the block lies now, or None if it is not here; not hashed.
+
+        The file may be removed at any time: open it at once, and look again if it is gone.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsRepair(Protocol):
+    """A store that can put right bytes in the place of wrong ones."""
+
+    def replace_many(self, blocks: Iterable[tuple[Cid, Buffer]]) -> None:
+        """Store blocks as ``put_many`` does, also where there is one of the same CID already."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pin:
+    """What keeps content from being collected as garbage."""
+
+    cid: Cid
+    recursive: bool = True
+    """With everything below it, or the one block only."""
+    name: str = ""
+
+
+@runtime_checkable
+class SupportsPins(Protocol):
+    """A store that forgets what nobody pinned, when it is told to or runs out of room."""
+
+    def pin(self, cid: Cid, *, recursive: bool = True, name: str = "") -> None:
+        """Keep ``cid``; pinning again changes the name, and recursive stays recursive.
+
+        Raises:
+            NotFound: A block of what is to be kept is not here.
+        """
+        ...
+
+    def unpin(self, cid: Cid) -> None:
+        """Keep ``cid`` no longer on its own behalf.
+
+        Raises:
+            NotFound: It is not pinned.
+        """
+        ...
+
+    def pins(self) -> list[Pin]:
+        """Every pin, sorted by CID."""
         ...
 
 

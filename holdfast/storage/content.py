@@ -87,7 +87,7 @@ class ContentStore:
         >>> from holdfast.storage import open_store
         >>> with open_store(getfixture("tmp_path")) as store:
         ...     cid = store.add_bytes(b"hello")
-        ...     bytes(store.read(cid))
+        ...     bytes(store.open(cid))
         b'hello'
     """
 
@@ -195,22 +195,36 @@ class ContentStore:
             raise InvalidInput(f"{cid} is not a record: its codec is not dag-cbor")
         return dag_cbor.decode(self.blocks.get(cid))
 
-    def stream(self, cid: Cid) -> Iterator[Buffer]:
-        """Yield a file's bytes in order, block by block."""
-        for leaf in file_leaves(cid, self.blocks.get, self._near):
-            data = leaf.data if leaf.data is not None else self.blocks.get(leaf.cid)
-            if leaf.size is not None and len(data) != leaf.size:
-                raise Corrupt(f"{leaf.cid} has {len(data)} bytes where its parent states {leaf.size}")
-            yield data
+    def stream(self, cid: Cid, start: int = 0, end: int | None = None) -> Iterator[memoryview]:
+        """Yield a file's bytes in order, block by block; of other blocks only those on the way are read.
 
-    def read(self, cid: Cid) -> memoryview:
+        Args:
+            cid: The file.
+            start: First byte.
+            end: Byte behind the last one; None, or more than there is, for the file's end.
+
+        Raises:
+            NotFound: A block is missing and nobody has it.
+            InvalidInput: The CID is a directory or a record, or a bound is negative.
+        """
+        if start < 0 or (end is not None and end < 0):
+            raise InvalidInput(f"bytes {start} to {end} of {cid}: offsets can't be negative")
+        for leaf in file_leaves(cid, self.blocks.get, self._near(cid), start, end):
+            data = memoryview(leaf.data if leaf.data is not None else self.blocks.get(leaf.cid))
+            if leaf.size is not None and data.nbytes != leaf.size:
+                raise Corrupt(f"{leaf.cid} has {data.nbytes} bytes where its parent states {leaf.size}")
+            piece = data[max(0, start - leaf.offset) : None if end is None else max(0, end - leaf.offset)]
+            if piece:
+                yield piece
+
+    def open(self, cid: Cid) -> memoryview:
         """A whole file as read-only memory: a map of the store with no copy where it lies in one piece.
 
         Raises:
             NotFound: A block is missing and nobody has it.
             InvalidInput: The CID is a directory or a record.
         """
-        leaves = list(file_leaves(cid, self.blocks.get, self._near))
+        leaves = list(file_leaves(cid, self.blocks.get, self._near(cid)))
         if isinstance(self.blocks, SupportsView) and all(leaf.data is None for leaf in leaves):
             joined = self.blocks.view([leaf.cid for leaf in leaves])
             stated = sum(leaf.size or 0 for leaf in leaves)
@@ -288,7 +302,7 @@ class ContentStore:
         Raises:
             InvalidInput: It is not a directory.
         """
-        return directory_entries(cid, self.blocks.get, self._near)
+        return directory_entries(cid, self.blocks.get, self._near(cid))
 
     def resolve(self, path: str) -> Cid:
         """The CID at ``<cid>/a/b``, with or without ``ipfs://`` in front.
@@ -328,8 +342,9 @@ class ContentStore:
         """
         seen = {root}
         level = [root]
+        near = self._near(root)
         while level:
-            self._near(level)
+            near(level)
             below: list[Cid] = []
             for cid in level:
                 data = self.blocks.get(cid)
@@ -345,9 +360,12 @@ class ContentStore:
             return UnixFsType.RAW
         return unixfs_of(cid, self.blocks.get)[1].type
 
-    def _near(self, cids: list[Cid]) -> None:
-        if isinstance(self.blocks, SupportsPrefetch):
-            self.blocks.prefetch(cids)
+    def _near(self, root: Cid) -> Callable[[list[Cid]], None]:
+        """What brings blocks of ``root`` near, before they are read one by one."""
+        blocks = self.blocks
+        if not isinstance(blocks, SupportsPrefetch):
+            return lambda _: None
+        return lambda cids: blocks.prefetch(cids, root=root)
 
 
 def _must_not_exist(target: Path) -> None:

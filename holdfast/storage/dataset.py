@@ -81,7 +81,7 @@ class Dataset:
             Corrupt: It is not what the manifest states.
         """
         try:
-            table = pq.read_table(pa.BufferReader(pa.py_buffer(self.store.read(shard.cid))), memory_map=False)
+            table = pq.read_table(pa.BufferReader(pa.py_buffer(self.store.open(shard.cid))), memory_map=False)
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, HoldfastError):
                 raise

@@ -238,7 +238,7 @@ class FetchingStore:
         self.prefetch([cid])
         return self._local.get(cid)
 
-    def prefetch(self, cids: Iterable[Cid]) -> None:
+    def prefetch(self, cids: Iterable[Cid], *, root: Cid | None = None) -> None:  # noqa: ARG002 -- to come
         """Fetch those of ``cids`` that are not here, several at a time, and store them."""
         missing = list(dict.fromkeys(cid for cid in cids if not self._local.has(cid)))
         step = max(1, _BATCH_BYTES // (1 << 20))

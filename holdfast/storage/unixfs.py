@@ -279,7 +279,10 @@ class Leaf:
     """A piece of a file: a raw block of its own, or bytes inside a DAG-PB node."""
 
     cid: Cid
+    offset: int
+    """Where in the file it begins."""
     size: int | None
+    """As its parent states it; None for a file that is one raw block, which has no parent."""
     data: bytes | None = None
 
 
@@ -311,29 +314,42 @@ def unixfs_of(
 
 
 def file_leaves(
-    cid: Cid, get: Callable[[Cid], Buffer], near: Callable[[list[Cid]], object]
+    cid: Cid,
+    get: Callable[[Cid], Buffer],
+    near: Callable[[list[Cid]], object],
+    start: int = 0,
+    end: int | None = None,
 ) -> Iterator[Leaf]:
-    """Yield a file's pieces in order. Raw leaves are not read, only named.
+    """Yield the pieces of a file that have bytes in ``start`` to ``end`` (exclusive), in order.
+
+    Raw leaves are not read, only named; of the nodes above them only those on the way.
 
     Args:
         cid: The file's root.
         get: Gives a block.
         near: Told of the children of each node before they are read, to fetch several at once.
+        start: First byte of interest.
+        end: Byte behind the last one of interest; None for the file's end.
 
     Raises:
         InvalidInput: ``cid`` is a directory, or not UnixFS at all.
         Corrupt: The sizes that the nodes state contradict each other.
     """
-    yield from _file_leaves(cid, get, near, None, 0)
+    yield from _file_leaves(Leaf(cid, 0, None), get, near, (start, end), 0)
 
 
 def _file_leaves(
-    cid: Cid, get: Callable[[Cid], Buffer], near: Callable[[list[Cid]], object], size: int | None, depth: int
+    part: Leaf,
+    get: Callable[[Cid], Buffer],
+    near: Callable[[list[Cid]], object],
+    wanted: tuple[int, int | None],
+    depth: int,
 ) -> Iterator[Leaf]:
+    cid = part.cid
     if depth > MAX_FILE_DEPTH:
         raise Corrupt(f"the file at {cid} is nested deeper than {MAX_FILE_DEPTH}")
     if cid.codec == RAW:
-        yield Leaf(cid, size)
+        yield part
         return
     wrong = Corrupt if depth else InvalidInput  # the root is the caller's choice, what is below it is not
     node, message = unixfs_of(cid, get, wrong)
@@ -345,15 +361,30 @@ def _file_leaves(
     stated = len(inline) + sum(message.block_sizes)
     if len(message.block_sizes) != len(node.links) or stated != (message.file_size or 0):
         raise Corrupt(f"{cid} states a file size that its parts don't have")
-    if size is not None and stated != size:
-        raise Corrupt(f"{cid} has {stated} bytes where its parent states {size}")
-    if inline or not node.links:
-        yield Leaf(cid, len(inline), inline)
-    # Parts of no bytes are passed over, so that no file has more pieces than bytes, however its nodes share children.
-    parts = [(link.cid, size) for link, size in zip(node.links, message.block_sizes, strict=True) if size]
-    near([child for child, _ in parts])
-    for child, part in parts:
-        yield from _file_leaves(child, get, near, part, depth + 1)
+    if part.size is not None and stated != part.size:
+        raise Corrupt(f"{cid} has {stated} bytes where its parent states {part.size}")
+    if not node.links or (inline and part.offset + len(inline) > wanted[0]):
+        yield Leaf(cid, part.offset, len(inline), inline)
+    parts = _parts_within(node, message.block_sizes, part.offset + len(inline), wanted)
+    near([child.cid for child in parts])
+    for child in parts:
+        yield from _file_leaves(child, get, near, wanted, depth + 1)
+
+
+def _parts_within(
+    node: PbNode, sizes: tuple[int, ...], offset: int, wanted: tuple[int, int | None]
+) -> list[Leaf]:
+    """The children of a file's node that have bytes in the wanted range.
+
+    Those of no bytes are passed over, so that no file has more pieces than bytes, however its nodes share children.
+    """
+    start, end = wanted
+    parts: list[Leaf] = []
+    for link, size in zip(node.links, sizes, strict=True):
+        if size and offset + size > start and (end is None or offset < end):
+            parts.append(Leaf(link.cid, offset, size))
+        offset += size
+    return parts
 
 
 def directory_entries(

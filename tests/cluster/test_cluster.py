@@ -54,7 +54,7 @@ def test_each_worker_pulls_its_share_and_the_sum_is_the_whole(cluster: Cluster, 
             assert own + manifest <= shares[rank]["bytes"] < own + manifest + 8000
             assert shares[rank]["wrong_blocks"] == 0
         checkpoint = next(event["checkpoint"] for event in events if "checkpoint" in event)
-        assert len(client.store.read(holdfast.Cid.parse(checkpoint))) > 0
+        assert len(client.store.open(holdfast.Cid.parse(checkpoint))) > 0
         record = load_record(client.store, run.cid, RunRecord)
         assert (record.data, record.workers) == (data.cid, 2)
         assert load_record(client.store, run.model, ModelRecord).run == run.cid

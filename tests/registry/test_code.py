@@ -36,7 +36,7 @@ def test_code_is_recorded_as_the_bytes_of_its_file(store, module):
     assert record.entry == "plain:answer"
     assert [entry.name for entry in store.ls(record.files)] == ["plain.py"]
     assert (
-        bytes(store.read(store.resolve(f"{record.files}/plain.py")))
+        bytes(store.open(store.resolve(f"{record.files}/plain.py")))
         == "# é\ndef answer():\n    return 42\n".encode()
     )
 
@@ -89,7 +89,7 @@ def test_a_module_loaded_before_its_file_was_edited_does_not_run_as_the_edited_o
     assert made.f() == "old"
     module_file(name, "def f():\n    return 'new'\n")
     cid = bundle_code(store, made.f)
-    source = bytes(store.read(store.resolve(f"{load_record(store, cid, CodeRecord).files}/{name}.py")))
+    source = bytes(store.open(store.resolve(f"{load_record(store, cid, CodeRecord).files}/{name}.py")))
     namespace: dict[str, object] = {}
     exec(source, namespace)
     assert load_code(store, cid, trust=False)() == namespace["f"]() == "new"  # type: ignore[operator]

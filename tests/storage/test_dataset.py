@@ -251,5 +251,5 @@ def test_text_that_looks_like_the_writers_name_is_not_replaced(store):
     table = pa.table({name: pa.array([name, "created by " + name])})
     made = store_dataset(store, table)
     assert made.to_arrow().equals(table)
-    file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(store.read(made.shards("train")[0].cid))))
+    file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(store.open(made.shards("train")[0].cid))))
     assert file.metadata.created_by == "holdfast parquet-plain-v1"

@@ -187,7 +187,7 @@ def segment_of(folder: Path) -> Path:
 def test_a_flipped_bit_on_the_disk_is_an_error_not_an_answer(tmp_path, store):
     data = os.urandom(3 << 20)
     cid = store.add_bytes(data)
-    assert store.read(cid) == data
+    assert store.open(cid) == data
     with segment_of(tmp_path).open("r+b") as file:
         file.seek((1 << 20) + 12345)
         byte = file.read(1)
@@ -195,7 +195,7 @@ def test_a_flipped_bit_on_the_disk_is_an_error_not_an_answer(tmp_path, store):
         file.write(bytes([byte[0] ^ 1]))
     bad = Cid.of(data[1 << 20 : 2 << 20])
     with pytest.raises(Corrupt, match=f"the disk .*{bad}"):
-        store.read(cid)
+        store.open(cid)
     with pytest.raises(Corrupt):
         list(store.stream(cid))
     with pytest.raises(Corrupt):

@@ -85,7 +85,7 @@ def test_a_file_does_not_get_another_cid_than_other_implementations_give(case, t
     path = tmp_path / "file"
     path.write_bytes(data)
     assert store.add(path) == cid
-    assert store.read(cid) == data
+    assert store.open(cid) == data
     assert b"".join(store.stream(cid)) == data
     assert (store.stat(cid).kind, store.stat(cid).size) == ("file", case["size"])
     assert store.get(cid, tmp_path / "out") == case["size"]
@@ -212,8 +212,8 @@ def test_no_bytes_and_no_chunk_boundary_change_a_file(shared_blocks, data, profi
     cid = store.add_stream(io.BytesIO(data))
     assert store.add_stream(Ragged(data, list(sizes))) == cid
     assert store.add_bytes(bytearray(data)) == store.add_bytes(memoryview(data)) == cid
-    assert store.read(cid) == data
-    assert store.read(cid).readonly
+    assert store.open(cid) == data
+    assert store.open(cid).readonly
     assert b"".join(store.stream(cid)) == data
     assert store.stat(cid).size == len(data)
 
@@ -229,7 +229,7 @@ def test_no_name_and_no_content_is_lost_from_a_directory(shared_blocks, files):
     store = ContentStore(shared_blocks)
     store.profile = small  # shards from a handful of names on
     cid = store.add_files(files)
-    assert {entry.name: bytes(store.read(entry.cid)) for entry in store.ls(cid)} == files
+    assert {entry.name: bytes(store.open(entry.cid)) for entry in store.ls(cid)} == files
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "out"
         store.get(cid, target)
@@ -248,7 +248,7 @@ def test_progress_does_not_count_wrong(store, tmp_path):
 def test_a_file_in_one_piece_is_not_copied(store):
     data = pseudo("zero-copy", 5 << 20)
     cid = store.add_bytes(data)
-    first, second = store.read(cid), store.read(cid)
+    first, second = store.open(cid), store.open(cid)
     assert first == data
     import numpy as np
 
@@ -257,10 +257,10 @@ def test_a_file_in_one_piece_is_not_copied(store):
 
 def test_text_and_bytes_paths_into_a_directory_do_not_miss(store):
     root = store.add_files({"a/b c": b"1", "a/ ": b"2", "ä": b"3", "x ": b"4"})
-    assert store.read(store.resolve(f"{root}/a/b c")) == b"1"
-    assert store.read(store.resolve(f"ipfs://{root}/a/ ")) == b"2"
-    assert store.read(store.resolve(f"/ipfs/{root}/ä")) == b"3"
-    assert store.read(store.resolve(f"{root}/x ")) == b"4"
+    assert store.open(store.resolve(f"{root}/a/b c")) == b"1"
+    assert store.open(store.resolve(f"ipfs://{root}/a/ ")) == b"2"
+    assert store.open(store.resolve(f"/ipfs/{root}/ä")) == b"3"
+    assert store.open(store.resolve(f"{root}/x ")) == b"4"
     assert store.resolve(f"{root}/") == root
     with pytest.raises(NotFound, match="no entry 'c'"):
         store.resolve(f"{root}/a/c")
@@ -451,7 +451,7 @@ def test_a_few_nodes_can_not_stand_for_endlessly_many_pieces_of_nothing(store):
     below = file_node(store)
     for _ in range(20):
         below = file_node(store, *[(below, 0)] * 50)
-    assert store.read(below) == b""
+    assert store.open(below) == b""
     assert list(store.stream(below)) == []
 
 
@@ -465,7 +465,7 @@ def test_endless_depth_is_refused(store, tmp_path):
             chain = file_node(store, (chain, 1))
             shards = shard(store, ("00", shards), (f"01{i}", leaf))
     with pytest.raises(Corrupt, match="nested deeper"):
-        store.read(chain)
+        store.open(chain)
     with pytest.raises(Corrupt, match="nested deeper"):
         store.get(folder, tmp_path / "out")
     with pytest.raises(Corrupt, match="kind that does not exist"):
@@ -484,7 +484,7 @@ def test_sizes_that_contradict_each_other_are_not_believed(store, tmp_path):
     ]
     for cid in wrong:
         with pytest.raises(Corrupt):
-            store.read(cid)
+            store.open(cid)
         with pytest.raises(Corrupt):
             store.get(cid, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -511,7 +511,7 @@ def test_kinds_are_not_mixed_up(store):
     ]
     for cid, match in ((folder, "directory"), (link, "symbolic link"), (record, "codec")):
         with pytest.raises(InvalidInput, match=match):
-            store.read(cid)
+            store.open(cid)
     for cid in (file, record, link):
         with pytest.raises(InvalidInput):
             store.ls(cid)

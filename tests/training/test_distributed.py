@@ -101,7 +101,7 @@ def second_worker(tmp_path: Path, spec: RunSpec) -> Iterator[None]:
 
 
 def weights_of(store: ContentStore, outcome: Outcome) -> dict[str, torch.Tensor]:
-    return dict(load(bytes(store.read(outcome.weights))))
+    return dict(load(bytes(store.open(outcome.weights))))
 
 
 def test_two_workers_learn_what_one_would_from_all_the_rows(tmp_path, monkeypatch, store, spec_of):

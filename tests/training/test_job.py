@@ -92,7 +92,7 @@ def test_every_checkpoint_is_there_and_the_last_one_is_the_model(store, spec_of)
     assert len(set(checkpoints)) == 2
     model_class = load_code(store, load_record(store, model, ModelRecord).code, trust=True)
     for cid in checkpoints:
-        load_weights(model_class(), store.read(cid))
+        load_weights(model_class(), store.open(cid))
     assert checkpoints[-1] == load_record(store, model, ModelRecord).weights
 
 
@@ -168,7 +168,7 @@ def test_a_failing_function_fails_with_its_own_error(store, spec_of):
 def test_a_model_that_prepare_wrapped_is_stored_as_itself(store, spec_of):
     spec = spec_of("def train(context):\n    return context.prepare(Net())\n")
     _, model = run_embedded(spec, store, lambda _: None)
-    assert b"line.weight" in bytes(store.read(load_record(store, model, ModelRecord).weights))
+    assert b"line.weight" in bytes(store.open(load_record(store, model, ModelRecord).weights))
 
 
 # ------------------------------------------------------------------------------------------- the caller's state
