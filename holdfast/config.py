@@ -17,7 +17,7 @@ import secrets
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from holdfast.errors import Denied, InvalidInput, NotFound, disk_errors
 
@@ -48,8 +48,15 @@ class StorageSettings:
 
     profile: str = "unixfs-v1-2025"
     """Chunking and layout of what is added; see ``holdfast.storage.PROFILES``."""
-    verify: bool = True
-    """Hash every block again when it is read from the local disk."""
+    verify: Literal["always", "ingest"] = "always"
+    """When blocks on the local disk are hashed: at every read, or only when they came in. What comes from the
+    network, or lies in a file of the user's own, is always hashed."""
+    max_bytes: int = 0
+    """Quota of the home's blocks on the disk; above it, what is neither pinned nor named makes room. 0 means none."""
+    grace_s: float = 3600.0
+    """Garbage collection leaves alone what was written so lately."""
+    ipfs: str = ""
+    """RPC API of an IPFS daemon, such as ``http://127.0.0.1:5001``, that keeps the blocks in the home's stead."""
     segment_size_bytes: int = 1 << 30
     """A segment file is closed once it is this large."""
     index_map_size_bytes: int = 1 << 36
@@ -66,6 +73,8 @@ class FetchSettings:
     """Requests in flight at most."""
     providers: tuple[str, ...] = ()
     """Gateways to ask besides the cluster's own nodes, as URLs."""
+    routers: tuple[str, ...] = ()
+    """Delegated Routing endpoints that know more gateways, as URLs; a cluster's master need not be named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,12 +218,16 @@ def _typed(key: str, wanted: Any, value: Any) -> Any:
             return float(value)
         if wanted is str and isinstance(value, str):
             return value
+        if get_origin(wanted) is Literal and value in get_args(wanted):
+            return value
         if wanted == tuple[str, ...]:
             items = value.split(",") if isinstance(value, str) else list(value)
             if not isinstance(value, dict):
                 return tuple(stripped for item in items if (stripped := str.strip(item)))
     except (KeyError, TypeError, ValueError, AttributeError):
         pass
+    if get_origin(wanted) is Literal:
+        raise InvalidInput(f"setting {key!r} must be {' or '.join(get_args(wanted))}, not {value!r}")
     raise InvalidInput(f"setting {key!r} must be a {getattr(wanted, '__name__', wanted)}, not {value!r}")
 
 

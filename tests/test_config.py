@@ -127,14 +127,14 @@ def test_a_value_of_the_wrong_type_is_not_guessed_at(tmp_path, key, value):
 
 def test_text_of_the_environment_becomes_the_type_of_the_setting(tmp_path, monkeypatch):
     for key, text in {
-        "STORAGE__VERIFY": "No",
+        "STORAGE__VERIFY": "ingest",
         "FETCH__TIMEOUT_S": "2",
         "FETCH__CONCURRENCY": "3",
         "FETCH__PROVIDERS": "http://a, http://b,",
     }.items():
         monkeypatch.setenv(f"HOLDFAST_{key}", text)
     settings = load_settings(tmp_path)
-    assert settings.storage.verify is False
+    assert settings.storage.verify == "ingest"
     assert (settings.fetch.timeout_s, settings.fetch.concurrency) == (2.0, 3)
     assert settings.fetch.providers == ("http://a", "http://b")
 

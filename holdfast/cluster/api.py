@@ -13,6 +13,7 @@ from holdfast.registry.names import UNCHECKED
 from holdfast.registry.run_table import RunSpec
 from holdfast.storage.car import read_car
 from holdfast.storage.cid import Buffer, Cid
+from holdfast.storage.routing import MAX_RECORDS
 from holdfast.web import stream_reader
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["add_api_routes"]
 
 MAX_WAIT_S = 25.0
+ROUTING_MAX_AGE_S = 2
+"""An answer about providers may be used again for so long: nodes come and go, and a fetch asks again every few seconds."""
 _IMPORT_BATCH_BYTES = 32 << 20
 
 
@@ -58,6 +61,10 @@ def add_api_routes(app: web.Application, master: Master) -> None:
         ("POST", "/api/v0/aliases", api.set_alias),
         ("POST", "/api/v0/blocks/missing", api.missing),
         ("POST", "/api/v0/car", api.import_car),
+        ("POST", "/api/v0/pins", api.pin),
+        ("GET", "/api/v0/providers", api.announced),
+        ("POST", "/api/v0/providers", api.announce),
+        ("GET", "/routing/v1/providers/{cid}", api.providers),
         ("GET", "/api/v0/runs", api.runs),
         ("POST", "/api/v0/runs", api.submit),
         ("GET", "/api/v0/runs/{run}", api.run),
@@ -67,6 +74,14 @@ def add_api_routes(app: web.Application, master: Master) -> None:
     ]
     for method, path, handler in routes:
         app.router.add_route(method, path, handler)
+
+
+def _routed_cid(text: str) -> Cid:
+    """The CID of a routing request; the specification wants 422 for what is none."""
+    try:
+        return Cid.parse(text)
+    except InvalidInput as error:
+        raise web.HTTPUnprocessableEntity(reason=str(error).splitlines()[0]) from error
 
 
 class _Api:
@@ -84,7 +99,11 @@ class _Api:
     async def join(self, request: web.Request) -> web.Response:
         body = await _body(request, "id", "url", "host", "num_cpus")
         member = self._master.members.join(
-            id=body["id"], url=body["url"], host=body["host"], num_cpus=body["num_cpus"]
+            id=body["id"],
+            url=body["url"],
+            host=body["host"],
+            num_cpus=body["num_cpus"],
+            peer_id=body.get("peer_id", ""),
         )
         self._master.update_peers()
         return web.json_response(
@@ -104,6 +123,7 @@ class _Api:
 
     async def leave(self, request: web.Request) -> web.Response:
         self._master.members.leave(request.match_info["id"])
+        self._master.providers.forget(request.match_info["id"])
         self._master.update_peers()
         return web.json_response({})
 
@@ -171,6 +191,38 @@ class _Api:
                 batch, waiting = [], 0
         new += await asyncio.to_thread(self._master.blocks.put_many, batch)
         return web.json_response({"blocks": blocks, "new_bytes": new})
+
+    async def pin(self, request: web.Request) -> web.Response:
+        cid = Cid.parse((await _body(request, "cid"))["cid"])
+        await asyncio.to_thread(self._master.store.pin, cid)
+        return web.json_response({"cid": str(cid)})
+
+    # ------------------------------------------------------------------------------------------- routing
+
+    async def announce(self, request: web.Request) -> web.Response:
+        """A node has some roots, or begins to fetch them; also how it renews what it announced before."""
+        body = await _body(request, "node", "cids")
+        if not isinstance(body["cids"], list) or not isinstance(body["node"], str):
+            raise InvalidInput("node must be the id of a node, and cids a list")
+        member = self._master.members.get(body["node"])
+        cids = [Cid.parse(text) for text in body["cids"]]
+        self._master.providers.announce(member.id, cids, partial=body.get("partial") is True)
+        return web.json_response({"ttl_s": self._master.providers.ttl_s})
+
+    async def announced(self, request: web.Request) -> web.Response:
+        """What a node has announced and should renew, as far as it still has it."""
+        member = self._master.members.get(request.query.get("node", ""))
+        roots = self._master.providers.roots_of(member.id)
+        return web.json_response({"cids": [str(cid) for cid in roots], "ttl_s": self._master.providers.ttl_s})
+
+    async def providers(self, request: web.Request) -> web.Response:
+        """Delegated Routing V1: the living nodes that announced a root; a list, which may be empty."""
+        records = self._master.providers_of(_routed_cid(request.match_info["cid"]))
+        headers = {"Cache-Control": f"public, max-age={ROUTING_MAX_AGE_S}", "Vary": "Accept"}
+        if "application/x-ndjson" in request.headers.get("Accept", ""):
+            text = "".join(json.dumps(record) + "\n" for record in records)
+            return web.Response(text=text, content_type="application/x-ndjson", headers=headers)
+        return web.json_response({"Providers": records[:MAX_RECORDS]}, headers=headers)
 
     # ---------------------------------------------------------------------------------------------- runs
 

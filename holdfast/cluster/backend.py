@@ -13,7 +13,7 @@ from holdfast.registry.names import Names, SqliteNames
 from holdfast.registry.opening import open_database
 from holdfast.registry.run_table import RunSpec, RunState, RunStatus, RunTable
 from holdfast.storage.car import car_frames
-from holdfast.storage.opening import open_local
+from holdfast.storage.opening import open_backing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,8 +36,8 @@ class Backend(Protocol):
 
     names: Names
 
-    def publish(self, root: Cid) -> None:
-        """Bring the DAG of a record to where the names are, before it is named there."""
+    def publish(self, root: Cid, *, pin: bool = False) -> None:
+        """Bring the DAG of a record to where the names are, before it is named there; pin it there if asked to."""
         ...
 
     def run(self, spec: RunSpec, on_event: OnEvent) -> RunStatus:
@@ -77,11 +77,13 @@ class EmbeddedBackend:
         self._settings = settings
         self._store = store
         self._database = open_database(settings)
-        self._runs = RunTable(self._database)
+        self._runs = RunTable(self._database, store)
         self.names: Names = SqliteNames(self._database, store)
 
-    def publish(self, root: Cid) -> None:
-        """Nothing: it is here already."""
+    def publish(self, root: Cid, *, pin: bool = False) -> None:
+        """Nothing but the pin: it is here already."""
+        if pin and self._store.pins is not None:
+            self._store.pins.pin(root)
 
     def run(self, spec: RunSpec, on_event: OnEvent) -> RunStatus:
         """Train in this process; see :class:`Backend`."""
@@ -110,7 +112,7 @@ class EmbeddedBackend:
         """The same fields as a master's, with this process as the only node."""
         from holdfast import __version__
 
-        with open_local(self._settings) as local:
+        with open_backing(self._settings) as local:
             held = local.statistics()
         node = {"id": "embedded", "role": "embedded", "url": "", "alive": True, **held}
         return {
@@ -134,8 +136,13 @@ class MasterBackend:
         self.url = self._http.url
         self.names: Names = RemoteNames(self._http)
 
-    def publish(self, root: Cid) -> None:
-        """Send the master those blocks of a DAG that it lacks."""
+    def publish(self, root: Cid, *, pin: bool = False) -> None:
+        """Send the master those blocks of a DAG that it lacks, and have it pin the DAG if asked to."""
+        self._send(root)
+        if pin:
+            self._http.post("/api/v0/pins", {"cid": str(root)})
+
+    def _send(self, root: Cid) -> None:
         cids = [cid for cid, _ in self._store.walk(root)]
         missing: list[str] = []
         for at in range(0, len(cids), _ASK_AT_ONCE):

@@ -123,7 +123,7 @@ class Datasets:
         from holdfast.storage.dataset import store_dataset
 
         stored = store_dataset(self._store, dataset, rows_per_shard=rows_per_shard, metadata=metadata)
-        self._backend.publish(stored.cid)
+        self._backend.publish(stored.cid, pin=name is None)
         if name is not None:
             self._backend.names.register("dataset", name, version, stored.cid)
         return stored
@@ -308,7 +308,7 @@ class Client:
             metric=metric,
             factory=factory,
         )
-        self.backend.publish(cid)
+        self.backend.publish(cid, pin=name is None)
         if name is not None:
             self.backend.names.register("index", name, version, cid)
         return CorpusIndex(self.store, cid)

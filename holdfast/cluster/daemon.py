@@ -122,7 +122,7 @@ async def run_daemon(
     """
     adopt_orphans()
     with home_lock(home):
-        stopping = _stop_signal()
+        stopping = stop_signal()
         daemon = make()
         try:
             starting = asyncio.create_task(daemon.start())
@@ -141,7 +141,8 @@ async def run_daemon(
             await daemon.aclose()
 
 
-def _stop_signal() -> asyncio.Event:
+def stop_signal() -> asyncio.Event:
+    """An event that SIGINT and SIGTERM set from now on."""
     event = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -25,11 +25,17 @@ from holdfast.errors import Conflict, HoldfastError, InvalidInput, Unavailable
 from holdfast.registry.names import SqliteNames
 from holdfast.registry.opening import open_database
 from holdfast.registry.run_table import RunSpec, RunState, RunStatus, RunTable
-from holdfast.storage.node_server import add_block_routes
-from holdfast.storage.opening import open_blocks, open_local, open_store, write_peers
+from holdfast.storage.content import ContentStore
+from holdfast.storage.opening import open_backing, open_blocks, open_store, write_peers
+from holdfast.storage.peer_id import peer_id_of
+from holdfast.storage.routing import ProviderTable, peer_record
+from holdfast.storage.web_gateway import add_gateway_routes
 from holdfast.telemetry import get_logger
 from holdfast.training.ray_job import RayJob, answer_of
 from holdfast.web import bearer_token, errors_as_json, listen, metrics
+
+if TYPE_CHECKING:
+    from holdfast.storage.cid import Cid
 
 __all__ = ["Master"]
 
@@ -52,12 +58,12 @@ class Master:
         self.settings = settings
         self.token = token_for(settings.home)
         self.started = time.time()
-        self.local = open_local(settings)
+        self.local = open_backing(settings)
         self.blocks = open_blocks(settings)
         self.store = open_store(settings)
         self.database = open_database(settings)
         self.names = SqliteNames(self.database, self.store)
-        self.runs = RunTable(self.database)
+        self.runs = RunTable(self.database, self.store)
         self.changed = asyncio.Condition()
         """Notified when a run gets an event or ends."""
         network = loopback_network()
@@ -65,9 +71,19 @@ class Master:
         self.ray = RayNode(settings.home, node_ip=node_ip, num_cpus=settings.master.num_cpus)
         self.url = ""
         self.members = Membership(
-            Member(id=MASTER_ID, role="master", url="", node_ip=node_ip, num_cpus=settings.master.num_cpus),
+            Member(
+                id=MASTER_ID,
+                role="master",
+                url="",
+                node_ip=node_ip,
+                num_cpus=settings.master.num_cpus,
+                peer_id=peer_id_of(settings.home),
+            ),
             network,
         )
+        self.providers = ProviderTable()
+        """Which nodes announced which roots."""
+        self._renewed = time.monotonic()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(MAX_RUNNING)
         self._runner: web.AppRunner | None = None
@@ -97,7 +113,7 @@ class Master:
             ],
             client_max_size=8 << 20,
         )
-        add_block_routes(app, self.blocks)
+        add_gateway_routes(app, ContentStore(self.blocks))
         add_api_routes(app, self)
         add_dashboard_routes(app, self.token)
         app.router.add_get("/metrics", metrics)
@@ -115,6 +131,9 @@ class Master:
             self.ray.check()
             self.members.heartbeat(MASTER_ID, **await asyncio.to_thread(self.holdings))
             self.update_peers()
+            if self._renewed + self.providers.ttl_s / 3 < time.monotonic():
+                self._renewed = time.monotonic()
+                await asyncio.to_thread(self.renew)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), HEARTBEAT_S)
 
@@ -139,7 +158,27 @@ class Master:
 
     def update_peers(self) -> None:
         """Tell every process that uses the master's home whom to ask for blocks."""
-        write_peers(self.settings.home, self.members.peers_of(MASTER_ID))
+        write_peers(
+            self.settings.home,
+            self.members.peers_of(MASTER_ID),
+            master=self.url,
+            node_id=MASTER_ID,
+            node_url=self.url,
+        )
+
+    def renew(self) -> None:
+        """Announce again what the master itself announced and still has."""
+        roots = self.providers.roots_of(MASTER_ID)
+        self.providers.announce(MASTER_ID, [root for root in roots if self.local.has(root)])
+
+    def providers_of(self, root: Cid) -> list[dict[str, Any]]:
+        """The routing records of the living nodes that announced a root; those that are still fetching it come last."""
+        partial = self.providers.find(root)
+        return [
+            peer_record(member.peer_id, member.url, partial=partial[member.id])
+            for member in sorted(self.members.alive(), key=lambda member: partial.get(member.id, False))
+            if member.id in partial and member.peer_id
+        ]
 
     # --------------------------------------------------------------------------------------------- runs
 

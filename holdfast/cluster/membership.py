@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.errors import InvalidInput, NotFound
+from holdfast.storage.routing import address_of
 
 __all__ = ["ALIVE_S", "Member", "Membership", "is_loopback", "loopback_network"]
 
@@ -42,6 +43,8 @@ class Member:
     url: str
     node_ip: str
     num_cpus: int
+    peer_id: str = ""
+    """Its PeerID, for routing records."""
     joined: float = field(default_factory=time.time)
     seen: float = field(default_factory=time.time)
     blocks: int = 0
@@ -68,19 +71,28 @@ class Membership:
         self._members = {master.id: master}
         self._network = network
 
-    def join(self, *, id: str, url: str, host: str, num_cpus: int) -> Member:  # noqa: A002 -- the field's name
+    def join(
+        self,
+        *,
+        id: str,  # noqa: A002 -- the field's name
+        url: str,
+        host: str,
+        num_cpus: int,
+        peer_id: str = "",
+    ) -> Member:
         """Add a worker, or take back one that was gone, and give it an address for Ray.
 
         Raises:
             InvalidInput: A worker on another machine's loopback, or fields of the wrong type.
         """
-        if not (isinstance(id, str) and isinstance(url, str) and isinstance(host, str)) or not id:
-            raise InvalidInput("a node joins with id, url, host and num_cpus")
+        if not all(isinstance(text, str) for text in (id, url, host, peer_id)) or not id:
+            raise InvalidInput("a node joins with id, url, host, num_cpus and peer_id")
+        address_of(url)  # others are going to be told of it
         if type(num_cpus) is not int or num_cpus < 1:
             raise InvalidInput(f"num_cpus must be at least 1, not {num_cpus!r}")
         known = self._members.get(id)
         node_ip = known.node_ip if known else self._address_for(host)
-        member = Member(id=id, role="worker", url=url, node_ip=node_ip, num_cpus=num_cpus)
+        member = Member(id=id, role="worker", url=url, node_ip=node_ip, num_cpus=num_cpus, peer_id=peer_id)
         self._members[id] = member
         return member
 
@@ -101,15 +113,24 @@ class Membership:
         Raises:
             NotFound: It has not joined (the master was started anew): it should join again.
         """
-        member = self._members.get(member_id)
-        if member is None:
-            raise NotFound(f"node {member_id} has not joined this cluster")
+        member = self.get(member_id)
         member.seen, member.blocks, member.bytes = time.time(), int(blocks), int(size_bytes)
         return member
 
     def leave(self, member_id: str) -> None:
         """Remove a node; one that is not there is fine."""
         self._members.pop(member_id, None)
+
+    def get(self, member_id: str) -> Member:
+        """One node.
+
+        Raises:
+            NotFound: It has not joined.
+        """
+        member = self._members.get(member_id)
+        if member is None:
+            raise NotFound(f"node {member_id} has not joined this cluster")
+        return member
 
     def all(self) -> list[Member]:
         """Every node, the master first."""

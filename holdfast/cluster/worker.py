@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import time
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -14,8 +15,11 @@ from holdfast.cluster.membership import HEARTBEAT_S
 from holdfast.cluster.ray_node import RayNode
 from holdfast.errors import HoldfastError, NotFound, Unavailable
 from holdfast.http_client import HttpClient
-from holdfast.storage.node_server import add_block_routes
-from holdfast.storage.opening import open_blocks, open_local, write_peers
+from holdfast.storage.cid import Cid
+from holdfast.storage.content import ContentStore
+from holdfast.storage.opening import open_backing, open_blocks, write_peers
+from holdfast.storage.peer_id import peer_id_of
+from holdfast.storage.web_gateway import add_gateway_routes
 from holdfast.telemetry import get_logger
 from holdfast.web import bearer_token, errors_as_json, listen, metrics
 
@@ -25,6 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["Worker"]
 
 log = get_logger(__name__)
+
+RENEWED_AT_ONCE = 10_000
+"""Roots in one request."""
 
 
 class Worker:
@@ -45,11 +52,12 @@ class Worker:
         self._token = token
         self.num_cpus = settings.worker.num_cpus or os.cpu_count() or 1
         self._master = HttpClient(master_url, token, timeout_s=10.0)
-        self._local = open_local(settings)
+        self._local = open_backing(settings)
         self._blocks = open_blocks(settings)
         self._runner: web.AppRunner | None = None
         self._ray: RayNode | None = None
         self._heard = True
+        self._renew_at = 0.0
 
     @property
     def node_ip(self) -> str:
@@ -64,7 +72,7 @@ class Worker:
             Denied: The token is not the cluster's.
         """
         app = web.Application(middlewares=[errors_as_json, bearer_token(self._token, free=("/healthz",))])
-        add_block_routes(app, self._blocks)
+        add_gateway_routes(app, ContentStore(self._blocks))
         app.router.add_get("/metrics", metrics)
         app.router.add_get("/healthz", _health)
         self._runner, self.url = await listen(app, self.settings.worker.host, self.settings.worker.port)
@@ -126,18 +134,38 @@ class Worker:
                 await asyncio.sleep(0.25)
 
     async def _join(self) -> dict[str, Any]:
-        body = {"id": self.id, "url": self.url, "host": self.settings.worker.host, "num_cpus": self.num_cpus}
+        body = {
+            "id": self.id,
+            "url": self.url,
+            "host": self.settings.worker.host,
+            "num_cpus": self.num_cpus,
+            "peer_id": peer_id_of(self.settings.home),
+        }
         answer: dict[str, Any] = await asyncio.to_thread(self._master.post, "/api/v0/nodes", body)
-        write_peers(self.settings.home, answer["peers"])
+        self._note_peers(answer["peers"])
         return answer
 
+    def _note_peers(self, urls: list[str]) -> None:
+        write_peers(self.settings.home, urls, master=self._master.url, node_id=self.id, node_url=self.url)
+
+    def _renew(self) -> float:
+        """Announce again what this node announced and still has; how many seconds that holds."""
+        path = "/api/v0/providers"
+        answer = self._master.get(path, node=self.id)
+        held = [text for text in answer["cids"] if self._local.has(Cid.parse(text))]
+        for at in range(0, len(held), RENEWED_AT_ONCE):
+            self._master.post(path, {"node": self.id, "cids": held[at : at + RENEWED_AT_ONCE]})
+        return float(answer["ttl_s"])
+
     async def _beat(self) -> None:
-        held = self._local.statistics()
+        held = await asyncio.to_thread(self._local.statistics)
         body = {"blocks": held["blocks"], "bytes": held["bytes"]}
         try:
             answer = await asyncio.to_thread(self._master.post, f"/api/v0/nodes/{self.id}/heartbeat", body)
-            write_peers(self.settings.home, answer["peers"])
+            self._note_peers(answer["peers"])
             self._heard = True
+            if time.monotonic() >= self._renew_at:
+                self._renew_at = time.monotonic() + await asyncio.to_thread(self._renew) / 3
         except NotFound:
             await self._join()
         except Unavailable as error:

@@ -84,7 +84,7 @@ def build_index(
         factory=factory,
         dim=index.dim,
         rows=len(index),
-        index=store.add_bytes(index.to_bytes()),
+        index=store.add_bytes(index.to_bytes(), pin=False),
     ).store(store)
 
 

@@ -57,7 +57,7 @@ def bundle_code(store: ContentStore, target: Callable[..., Any]) -> Cid:
                 f"the source of {name} is not in a file; put it into a module and import it"
             ) from error
         module = path.stem if target.__module__ == "__main__" else target.__module__
-    files = store.add_files({module.replace(".", "/") + ".py": source})
+    files = store.add_files({module.replace(".", "/") + ".py": source}, pin=False)
     return CodeRecord(files=files, entry=f"{module}:{name}").store(store)
 
 

@@ -102,7 +102,7 @@ class ModelRegistry:
             framework="pytorch",
             code=bundle_code(self._store, type(model)),
             config=constructor_config(model),
-            weights=self._store.add_bytes(weights_to_bytes(model)),
+            weights=self._store.add_bytes(weights_to_bytes(model), pin=False),
             metadata=dict(metadata or {}),
         ).store(self._store)
 

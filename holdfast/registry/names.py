@@ -192,6 +192,8 @@ class SqliteNames:
                     "register the new one under another version"
                 )
             if version not in taken:
+                # Held before it is named: a crash between the two keeps too much, never too little.
+                self._store.hold(f"{kind} {name}:{version}", cid)
                 change = {"op": "register", "kind": kind, "name": name, "version": version, "cid": cid}
                 now = self._commit(sql, change)
                 sql.execute(
@@ -279,5 +281,7 @@ class SqliteNames:
             "time_ms": int(now * 1000),
             "change": change,
         }
-        sql.execute("INSERT INTO commits (cid) VALUES (?)", (str(self._store.put_record(record)),))
+        cid = self._store.put_record(record)
+        self._store.hold(f"commit {cid}", cid, recursive=False)
+        sql.execute("INSERT INTO commits (cid) VALUES (?)", (str(cid),))
         return now

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from holdfast.registry.database import Database
+    from holdfast.storage.content import ContentStore
 
 __all__ = ["RunSpec", "RunState", "RunStatus", "RunTable"]
 
@@ -106,14 +107,17 @@ class RunStatus:
 
 
 class RunTable:
-    """The runs of one home."""
+    """The runs of one home; what they were made from, and what they made, is held in its store."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, store: ContentStore) -> None:
         self._database = database
+        self._store = store
 
     def create(self, spec: RunSpec) -> RunStatus:
         """A new run, queued."""
         run = f"run-{secrets.token_hex(6)}"
+        for part in ("code", "data"):
+            self._store.hold(f"{run} {part}", getattr(spec, part))
         with self._database.writing() as sql:
             sql.execute(
                 "INSERT INTO runs (id, spec, state, created) VALUES (?, ?, ?, ?)",
@@ -140,6 +144,8 @@ class RunTable:
         """
         if not state.final:
             raise InvalidInput(f"a run can't end as {state}")
+        for part, cid in (result or {}).items():
+            self._store.hold(f"{run} result {part}", Cid.parse(cid))
         return self._move(run, state, "finished", error=error, result=result)
 
     def _move(

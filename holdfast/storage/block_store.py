@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+
+from holdfast.errors import Unsupported
+from holdfast.storage.cid import IDENTITY, read_varint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from holdfast.storage.cid import Buffer, Cid
+    from holdfast.storage.references import FileRange
+
+    Payload: TypeAlias = Buffer | FileRange
+    """A block's bytes, or where in the user's own files they lie."""
 
 __all__ = [
     "MAX_BLOCK_BYTES",
@@ -22,10 +29,17 @@ __all__ = [
     "SupportsRepair",
     "SupportsView",
     "VerifyingStore",
+    "inline_block",
 ]
 
 MAX_BLOCK_BYTES = 2 << 20
 """The largest block that IPFS implementations exchange."""
+
+
+def inline_block(cid: Cid) -> bytes | None:
+    """The bytes of an identity CID, which carries its block in its name; None for any other."""
+    multihash = cid.multihash
+    return multihash[read_varint(multihash, 1)[1] :] if multihash[0] == IDENTITY else None
 
 
 class BlockStore(Protocol):
@@ -47,16 +61,21 @@ class BlockStore(Protocol):
         """Whether the block is here, without reading it."""
         ...
 
-    def put_many(self, blocks: Iterable[tuple[Cid, Buffer]]) -> int:
+    def put_many(self, blocks: Iterable[tuple[Cid, Payload]], *, resume: bytes | None = None) -> int:
         """Store blocks; when it returns they are all durable, if it raises none is visible.
 
         The buffers are not kept. The caller vouches for the CIDs.
+
+        Args:
+            blocks: With their CIDs.
+            resume: Names the work, for a store that can go on where the same work was interrupted; others ignore it.
 
         Returns:
             How many bytes were new.
 
         Raises:
             InvalidInput: A block is larger than :data:`MAX_BLOCK_BYTES`.
+            Unsupported: A block is a :class:`FileRange`, and the store can't refer to files.
             Unavailable: The disk is full.
         """
         ...
@@ -161,6 +180,18 @@ class SupportsPins(Protocol):
         """Every pin, sorted by CID."""
         ...
 
+    def hold(self, label: str, cid: Cid, *, recursive: bool = True) -> None:
+        """Keep as much of ``cid`` as is here, for as long as the label stands for it; set again, it moves."""
+        ...
+
+    def release(self, label: str) -> None:
+        """Forget a hold; one that is not there is fine."""
+        ...
+
+    def used(self, cid: Cid) -> None:
+        """Note that content was used now, for a store that lets go of what was used longest ago."""
+        ...
+
 
 class VerifyingStore:
     """Hashes what the inner store returns: a wrong byte on the disk is an error, never an answer."""
@@ -169,6 +200,11 @@ class VerifyingStore:
         self._inner = inner
         self._source = source
 
+    @property
+    def inner(self) -> BlockStore:
+        """The store that is verified."""
+        return self._inner
+
     def get(self, cid: Cid) -> Buffer:
         """The block's bytes, hashed just now.
 
@@ -176,6 +212,9 @@ class VerifyingStore:
             NotFound: The inner store does not have it.
             Corrupt: The bytes do not hash to ``cid``.
         """
+        inline = inline_block(cid)
+        if inline is not None:
+            return inline
         data = self._inner.get(cid)
         cid.check(data, source=self._source)
         return data
@@ -196,11 +235,25 @@ class VerifyingStore:
 
     def has(self, cid: Cid) -> bool:
         """Whether the block is here."""
-        return self._inner.has(cid)
+        return inline_block(cid) is not None or self._inner.has(cid)
 
-    def put_many(self, blocks: Iterable[tuple[Cid, Buffer]]) -> int:
+    def extent(self, cid: Cid) -> Extent | None:
+        """Where the block lies; the one answer that is not hashed. None also where the inner store can't tell."""
+        return self._inner.extent(cid) if isinstance(self._inner, SupportsExtent) else None
+
+    def put_many(self, blocks: Iterable[tuple[Cid, Payload]], *, resume: bytes | None = None) -> int:
         """Store blocks in the inner store."""
-        return self._inner.put_many(blocks)
+        return self._inner.put_many(blocks, resume=resume)
+
+    def replace_many(self, blocks: Iterable[tuple[Cid, Buffer]]) -> None:
+        """Store blocks in the inner store, also in the place of wrong ones.
+
+        Raises:
+            Unsupported: The inner store can't replace blocks.
+        """
+        if not isinstance(self._inner, SupportsRepair):
+            raise Unsupported(f"{self._source} can't replace blocks")
+        self._inner.replace_many(blocks)
 
     def multihashes(self) -> Iterator[bytes]:
         """The multihash of every block."""

@@ -14,7 +14,18 @@ import libipld
 
 from holdfast.errors import Corrupt, InvalidInput, Unsupported
 
-__all__ = ["CODECS", "DAG_CBOR", "DAG_PB", "RAW", "Buffer", "Cid", "read_varint", "write_varint"]
+__all__ = [
+    "CODECS",
+    "DAG_CBOR",
+    "DAG_JSON",
+    "DAG_PB",
+    "HASHES",
+    "RAW",
+    "Buffer",
+    "Cid",
+    "read_varint",
+    "write_varint",
+]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 """Bytes that are read and never kept."""
@@ -22,21 +33,33 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 RAW = 0x55
 DAG_PB = 0x70
 DAG_CBOR = 0x71
-CODECS: dict[int, str] = {RAW: "raw", DAG_PB: "dag-pb", DAG_CBOR: "dag-cbor", 0x0129: "dag-json"}
+DAG_JSON = 0x0129
+CODECS: dict[int, str] = {RAW: "raw", DAG_PB: "dag-pb", DAG_CBOR: "dag-cbor", DAG_JSON: "dag-json"}
 """Multicodec numbers of the codecs that holdfast stores, with their names."""
 
 _decode, _encode, _new = libipld.decode_multibase, libipld.encode_multibase, object.__new__
 
 SHA2_256 = 0x12
+BLAKE3 = 0x1E
 IDENTITY = 0x00
+HASHES: dict[str, int] = {"sha2-256": SHA2_256, "blake3": BLAKE3}
+"""The hash functions that holdfast computes, by name, with their multihash numbers; digests of both have 32 bytes."""
+
 MAX_IDENTITY_BYTES = 128
 MAX_TEXT_CHARS = 2048  # base 58 takes quadratic time: a long text must not reach it
 _V0_PREFIX = b"\x12\x20"
-_V1_PREFIXES = {bytes((1, codec)) + _V0_PREFIX: codec for codec in (RAW, DAG_PB, DAG_CBOR)}
+_SHORT_VARINTS = [bytes((number,)) for number in range(0x80)]
+_V1_PREFIXES = {
+    bytes((1, codec, function, 32)): codec
+    for codec in (RAW, DAG_PB, DAG_CBOR)
+    for function in HASHES.values()
+}
 
 
 def write_varint(number: int) -> bytes:
     """``number`` as an unsigned LEB128 varint."""
+    if 0 <= number <= 0x7F:
+        return _SHORT_VARINTS[number]
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
@@ -104,13 +127,8 @@ class Cid:
         if isinstance(value, Cid):
             return value
         if isinstance(value, str):
-            raw = b""
-            if len(value) == 59 and value[0] == "b":  # the usual text, without detours
-                try:
-                    raw = _decode(value)[1]
-                except ValueError:
-                    raw = b""  # whatever it is, it is found out below
-            if raw[:4] not in _V1_PREFIXES or len(raw) != 36:
+            raw = _from_usual_text(value)
+            if raw is None:
                 raw = _from_text(value)
                 _check(raw, value)
             self = _new(cls)  # checked just now: __init__ would do it again
@@ -121,12 +139,42 @@ class Cid:
         raise InvalidInput(f"a CID is text or bytes, not {type(value).__name__}: {_short(value)}")
 
     @classmethod
-    def of(cls, data: Buffer, codec: int = RAW, *, version: int = 1) -> Cid:
-        """The sha2-256 CID of ``data``."""
-        digest = hashlib.sha256(data).digest()
-        if version == 0:
-            return cls(_V0_PREFIX + digest)
-        return cls(b"\x01" + write_varint(codec) + _V0_PREFIX + digest)
+    def of(
+        cls,
+        data: Buffer,
+        codec: int = RAW,
+        *,
+        version: int = 1,
+        hash: str = "sha2-256",  # noqa: A002 -- the name that everybody knows it by
+    ) -> Cid:
+        """The CID of ``data``.
+
+        Args:
+            data: What is hashed; the GIL is dropped meanwhile.
+            codec: Multicodec number of its format.
+            version: 0 or 1.
+            hash: A name in :data:`HASHES`.
+
+        Raises:
+            InvalidInput: The hash or the version is not known, or version 0 is asked for with another hash.
+        """
+        if hash == "sha2-256":
+            digest = hashlib.sha256(data).digest()
+        elif hash in HASHES:
+            digest = _blake3(data)
+        else:
+            raise InvalidInput(f"unknown hash {hash!r}; known: {', '.join(HASHES)}")
+        if version == 1:
+            if codec > 0x7F or hash != "sha2-256":
+                return cls(b"\x01" + write_varint(codec) + bytes((HASHES[hash], 32)) + digest)
+            raw = bytes((1, codec)) + _V0_PREFIX + digest
+        elif version == 0 and hash == "sha2-256":
+            raw = _V0_PREFIX + digest
+        else:
+            raise InvalidInput(f"there is no CID of version {version} with {hash}: take version 1")
+        self = _new(cls)  # well-formed by its making
+        _set_raw(self, raw)
+        return self
 
     @property
     def version(self) -> int:
@@ -148,20 +196,31 @@ class Cid:
             return self.raw[2:]
         return self.raw if self.version == 0 else self.raw[read_varint(self.raw, 1)[1] :]
 
+    @property
+    def hash_name(self) -> str:
+        """Name of the hash function, such as ``"sha2-256"``; its number in hexadecimal where holdfast has no name."""
+        function = read_varint(self.multihash, 0)[0]
+        return _HASH_NAMES.get(function, f"0x{function:x}")
+
     def matches(self, data: Buffer) -> bool:
         """Whether ``data`` is what this CID names.
 
         Raises:
             Unsupported: The hash function is not one that holdfast computes.
         """
-        function, at = read_varint(self.multihash, 0)
-        _, at = read_varint(self.multihash, at)
-        digest = self.multihash[at:]
-        if function == SHA2_256:
-            return hashlib.sha256(data).digest() == digest
+        multihash = self.multihash
+        if multihash[:2] == _V0_PREFIX:
+            return hashlib.sha256(data).digest() == multihash[2:]
+        function, at = read_varint(multihash, 0)
+        _, at = read_varint(multihash, at)
+        digest = multihash[at:]
+        if function == BLAKE3:
+            return _blake3(data) == digest
         if function == IDENTITY:
             return bytes(data) == digest
-        raise Unsupported(f"{self} uses hash function 0x{function:x}; holdfast checks sha2-256 (0x12)")
+        raise Unsupported(
+            f"{self} uses hash function 0x{function:x}; holdfast checks sha2-256 (0x12) and blake3 (0x1e)"
+        )
 
     def check(self, data: Buffer, *, source: str) -> None:
         """Return if ``data`` is what this CID names.
@@ -192,7 +251,28 @@ class Cid:
         return Cid, (self.raw,)
 
 
+_HASH_NAMES = {IDENTITY: "identity"} | {number: name for name, number in HASHES.items()}
 _set_raw = Cid.__dict__["raw"].__set__  # past __setattr__, at a third of object.__setattr__'s cost
+
+
+def _blake3(data: Buffer) -> bytes:
+    import blake3  # not everybody uses it
+
+    return blake3.blake3(data).digest()
+
+
+def _from_usual_text(value: str) -> bytes | None:
+    """The bytes of a CID in the text that nearly all have, without detours; None for any other text."""
+    try:
+        if len(value) == 59 and value[0] == "b":
+            raw: bytes = _decode(value)[1]
+            return raw if raw[:4] in _V1_PREFIXES and len(raw) == 36 else None
+        if len(value) == 46 and value[:2] == "Qm":
+            raw = _decode("z" + value)[1]
+            return raw if raw[:2] == _V0_PREFIX and len(raw) == 34 else None
+    except ValueError:
+        return None  # what is wrong is found out where there is time for it
+    return None
 
 
 def _from_text(value: str) -> bytes:
@@ -248,6 +328,6 @@ def _fault(raw: bytes) -> str | None:
         return f"the digest has {len(raw) - at} bytes, not {size}"
     if function == IDENTITY and size > MAX_IDENTITY_BYTES:
         return f"an identity digest has at most {MAX_IDENTITY_BYTES} bytes, not {size}"
-    if function == SHA2_256 and size != 32:
-        return f"a sha2-256 digest has 32 bytes, not {size}"
+    if function in (SHA2_256, BLAKE3) and size != 32:  # a shorter one would be easy to forge
+        return f"a {_HASH_NAMES[function]} digest has 32 bytes, not {size}"
     return None

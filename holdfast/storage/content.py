@@ -11,33 +11,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
-from holdfast.errors import Conflict, Corrupt, Denied, InvalidInput, NotFound, Unsupported, disk_errors
+from holdfast.errors import Conflict, Corrupt, InvalidInput, NotFound, Unsupported, disk_errors
 from holdfast.storage import dag_cbor
+from holdfast.storage.adding import MAX_TREE_DEPTH, path_blocks, tree_blocks
 from holdfast.storage.block_store import MAX_BLOCK_BYTES, SupportsPrefetch, SupportsView
-from holdfast.storage.cid import DAG_CBOR, DAG_PB, RAW, Buffer, Cid
-from holdfast.storage.dag_pb import UnixFsType, decode_node
+from holdfast.storage.cid import DAG_CBOR, RAW, Buffer, Cid
+from holdfast.storage.dag import RECORD_CODECS, decode_record, links_of
+from holdfast.storage.dag_pb import UnixFsType
 from holdfast.storage.unixfs import (
     DirectoryEntry,
     Node,
     Profile,
-    directory_blocks,
     directory_entries,
     file_blocks,
     file_leaves,
-    file_name,
     profile_named,
-    symlink_blocks,
     unixfs_of,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
 
-    from holdfast.storage.block_store import BlockStore
+    from holdfast.storage.block_store import BlockStore, Payload, SupportsPins
+    from holdfast.storage.sources import SourceCache
 
-__all__ = ["ContentStore", "Stat", "links_of"]
-
-MAX_TREE_DEPTH = 128
+__all__ = ["ContentStore", "Stat"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,38 +48,17 @@ class Stat:
     """Of the file; of the block for a record; of everything below for a directory."""
 
 
-def links_of(cid: Cid, data: Buffer) -> list[Cid]:
-    """The CIDs that a block links to, in order.
-
-    Raises:
-        Corrupt: The block is not what its codec says.
-        Unsupported: The codec is not one that holdfast reads.
-    """
-    if cid.codec == RAW:
-        return []
-    if cid.codec == DAG_PB:
-        return [link.cid for link in decode_node(bytes(data)).links]
-    if cid.codec == DAG_CBOR:
-        found: list[Cid] = []
-        pending = [dag_cbor.decode(data)]
-        while pending:
-            value = pending.pop()
-            if isinstance(value, Cid):
-                found.append(value)
-            elif isinstance(value, dict):
-                pending.extend(reversed(value.values()))
-            elif isinstance(value, list):
-                pending.extend(reversed(value))
-        return found
-    raise Unsupported(f"{cid} has the codec 0x{cid.codec:x}, which holdfast does not read")
-
-
 class ContentStore:
     """What people store, over what blocks are.
+
+    What is added is pinned, so that garbage collection and a quota leave it alone; ``pin=False`` is for what a name,
+    or another pin, will keep.
 
     Args:
         blocks: Where the blocks are; closed together with this object.
         profile: Decides chunking and layout, and so the CIDs, of what is added.
+        pins: What is kept, in the same place as the blocks; None if nothing is ever collected there.
+        sources: Remembers which files are stored already, so that adding them again is nearly free.
 
     Example:
         >>> from holdfast.storage import open_store
@@ -91,9 +68,18 @@ class ContentStore:
         b'hello'
     """
 
-    def __init__(self, blocks: BlockStore, *, profile: str = "unixfs-v1-2025") -> None:
+    def __init__(
+        self,
+        blocks: BlockStore,
+        *,
+        profile: str | Profile = "unixfs-v1-2025",
+        pins: SupportsPins | None = None,
+        sources: SourceCache | None = None,
+    ) -> None:
         self.blocks = blocks
-        self.profile: Profile = profile_named(profile)
+        self.profile: Profile = profile if isinstance(profile, Profile) else profile_named(profile)
+        self.pins = pins
+        self._sources = sources
 
     def __enter__(self) -> Self:
         return self
@@ -107,58 +93,68 @@ class ContentStore:
 
     # -------------------------------------------------------------------------------------------- adding
 
-    def add(self, path: str | os.PathLike[str], *, progress: Callable[[int], object] | None = None) -> Cid:
+    def add(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        profile: Profile | None = None,
+        by_reference: bool = False,
+        pin: bool = True,
+        progress: Callable[[int], object] | None = None,
+    ) -> Cid:
         """Add a file or a directory with all that is in it; durable when it returns.
+
+        An add that was interrupted goes on where it stopped when it is called again. A file that has not changed since
+        it was added, as far as its status tells, is not read again.
 
         Args:
             path: The file or directory. Symbolic links inside a directory are stored as links.
+            profile: Decides the CID; default: the store's.
+            by_reference: Leave the bytes where they are, and note where that is. The files must then stay as they are.
+            pin: Keep it.
             progress: Told how many more bytes were read, now and then.
 
         Raises:
             NotFound: There is no such path.
             InvalidInput: It is neither a file nor a directory, has a name that is not valid Unicode, or is
-                nested too deep to be written out again.
+                nested too deep to be written out again; or the profile or the store can't refer to files.
             Denied: A file in it can't be read.
-            Unavailable: The disk is full; nothing was stored.
+            Conflict: A file changed while it was read.
+            Unavailable: The disk, or the store's quota, is full; nothing was stored.
         """
-        source = Path(path)
-        if not source.exists():
-            raise NotFound(f"there is no file or directory {source}")
-        return self._put(_path_blocks(source, self.profile, progress, 0)).cid
+        chosen = profile or self.profile
+        real = Path(path)
+        sources = self._sources.of(chosen) if self._sources is not None else None
+        blocks = path_blocks(real, chosen, progress=progress, sources=sources, by_reference=by_reference)
+        root = self._put(
+            blocks, pin=pin, resume=f"{real.absolute()}\0{chosen}".encode(errors="surrogateescape")
+        )
+        if sources is not None:
+            sources.save()
+        return root
 
-    def add_bytes(self, data: Buffer) -> Cid:
+    def add_bytes(self, data: Buffer, *, pin: bool = True) -> Cid:
         """Add ``data`` as a file."""
-        return self.add_stream(io.BytesIO(data))
+        return self.add_stream(io.BytesIO(data), pin=pin)
 
-    def add_stream(self, stream: BinaryIO, *, progress: Callable[[int], object] | None = None) -> Cid:
+    def add_stream(
+        self,
+        stream: BinaryIO,
+        *,
+        profile: Profile | None = None,
+        pin: bool = True,
+        progress: Callable[[int], object] | None = None,
+    ) -> Cid:
         """Add what a binary stream gives, as a file, in constant memory."""
-        return self._put(file_blocks(stream, self.profile, progress)).cid
+        return self._put(file_blocks(stream, profile or self.profile, progress), pin=pin)
 
-    def add_files(self, files: Mapping[str, Buffer]) -> Cid:
+    def add_files(self, files: Mapping[str, Buffer], *, pin: bool = True) -> Cid:
         """Add a directory made of relative paths and their bytes: ``{"a/b.py": b"..."}``.
 
         Raises:
             InvalidInput: A path is absolute, empty, or leaves the directory.
         """
-        tree: dict[str, Any] = {}
-        for path, data in files.items():
-            parts = path.split("/")
-            try:
-                for part in parts:
-                    file_name(part)
-            except InvalidInput as error:
-                raise InvalidInput(f"{path!r} is not a relative path inside a directory: {error}") from error
-            if len(parts) > MAX_TREE_DEPTH:
-                raise InvalidInput(f"{path[:80]!r}... is nested deeper than {MAX_TREE_DEPTH}")
-            folder = tree
-            for part in parts[:-1]:
-                folder = folder.setdefault(part, {})
-                if not isinstance(folder, dict):
-                    raise InvalidInput(f"{path!r}: {part!r} is a file, not a folder")
-            if isinstance(folder.get(parts[-1]), dict):
-                raise InvalidInput(f"{path!r} is a folder and a file at once")
-            folder[parts[-1]] = data
-        return self._put(_tree_blocks(tree, self.profile)).cid
+        return self._put(tree_blocks(files, self.profile), pin=pin)
 
     def put_record(self, value: Any) -> Cid:
         """Store a DAG-CBOR record; its links are Cids.
@@ -173,27 +169,35 @@ class ContentStore:
         self.blocks.put_many([(cid, data)])
         return cid
 
-    def _put(self, blocks: Generator[tuple[Cid, Buffer], None, Node]) -> Node:
+    def _put(
+        self,
+        blocks: Generator[tuple[Cid, Payload], None, Node],
+        *,
+        pin: bool,
+        resume: bytes | None = None,
+    ) -> Cid:
         root: list[Node] = []
 
-        def remember() -> Iterator[tuple[Cid, Buffer]]:
+        def remember() -> Iterator[tuple[Cid, Payload]]:
             root.append((yield from blocks))
 
-        self.blocks.put_many(remember())
-        return root[0]
+        self.blocks.put_many(remember(), resume=resume)
+        if pin and self.pins is not None:
+            self.pins.pin(root[0].cid)
+        return root[0].cid
 
     # ------------------------------------------------------------------------------------------- reading
 
     def get_record(self, cid: Cid) -> Any:
-        """The value of a DAG-CBOR record.
+        """The value of a DAG-CBOR or DAG-JSON record.
 
         Raises:
             NotFound: Nobody has it.
             InvalidInput: The CID is not a record's.
         """
-        if cid.codec != DAG_CBOR:
-            raise InvalidInput(f"{cid} is not a record: its codec is not dag-cbor")
-        return dag_cbor.decode(self.blocks.get(cid))
+        if cid.codec not in RECORD_CODECS:
+            raise InvalidInput(f"{cid} is not a record: its codec is neither dag-cbor nor dag-json")
+        return decode_record(cid, self.blocks.get(cid))
 
     def stream(self, cid: Cid, start: int = 0, end: int | None = None) -> Iterator[memoryview]:
         """Yield a file's bytes in order, block by block; of other blocks only those on the way are read.
@@ -324,7 +328,7 @@ class ContentStore:
         data = self.blocks.get(cid)
         if cid.codec == RAW:
             return Stat(cid=cid, kind="file", size=len(data))
-        if cid.codec == DAG_CBOR:
+        if cid.codec in RECORD_CODECS:
             return Stat(cid=cid, kind="record", size=len(data))
         node, message = unixfs_of(cid, self.blocks.get)
         if message.type == UnixFsType.SYMLINK:
@@ -360,8 +364,51 @@ class ContentStore:
             return UnixFsType.RAW
         return unixfs_of(cid, self.blocks.get)[1].type
 
+    # ------------------------------------------------------------------------------------------- keeping
+
+    def pin(
+        self,
+        cid: Cid,
+        *,
+        recursive: bool = True,
+        name: str = "",
+        progress: Callable[[int], object] | None = None,
+    ) -> None:
+        """Fetch what of ``cid`` is not here, and keep it: neither garbage collection nor a quota removes it.
+
+        Raises:
+            NotFound: A block is missing and nobody has it.
+            Unsupported: Nothing can be pinned in this store.
+        """
+        if self.pins is None:
+            raise Unsupported("nothing can be pinned in this store: it keeps everything")
+        if recursive:
+            for _, data in self.walk(cid):
+                if progress is not None:
+                    progress(memoryview(data).nbytes)
+        else:
+            self.blocks.get(cid)
+        self.pins.pin(cid, recursive=recursive, name=name)
+
+    def unpin(self, cid: Cid) -> None:
+        """Keep ``cid`` no longer on its own behalf.
+
+        Raises:
+            NotFound: It is not pinned.
+        """
+        if self.pins is None:
+            raise NotFound(f"{cid} is not pinned")
+        self.pins.unpin(cid)
+
+    def hold(self, label: str, cid: Cid, *, recursive: bool = True) -> None:
+        """Keep as much of ``cid`` as is here, for as long as a label, such as a name, stands for it."""
+        if self.pins is not None:
+            self.pins.hold(label, cid, recursive=recursive)
+
     def _near(self, root: Cid) -> Callable[[list[Cid]], None]:
-        """What brings blocks of ``root`` near, before they are read one by one."""
+        """Notes that ``root`` is used, and gives what brings blocks of it near before they are read one by one."""
+        if self.pins is not None:
+            self.pins.used(root)
         blocks = self.blocks
         if not isinstance(blocks, SupportsPrefetch):
             return lambda _: None
@@ -371,39 +418,3 @@ class ContentStore:
 def _must_not_exist(target: Path) -> None:
     if os.path.lexists(target):
         raise Conflict(f"{target} exists: choose another name, or remove it first")
-
-
-def _path_blocks(
-    path: Path, profile: Profile, progress: Callable[[int], object] | None, depth: int
-) -> Generator[tuple[Cid, Buffer], None, Node]:
-    if depth > MAX_TREE_DEPTH:
-        raise InvalidInput(f"{str(path)[:80]}... is nested deeper than {MAX_TREE_DEPTH}")
-    if depth and path.is_symlink():  # the path that the caller named is followed
-        goal = os.readlink(path)  # noqa: PTH115 -- Path.readlink would tidy the text, and so change the CID
-        return (yield from symlink_blocks(goal, profile))
-    try:
-        if path.is_dir():
-            children = []
-            for child in sorted(path.iterdir()):
-                file_name(child.name)
-                children.append((child.name, (yield from _path_blocks(child, profile, progress, depth + 1))))
-            return (yield from directory_blocks(children, profile))
-        if not path.is_file():
-            raise InvalidInput(f"{path} is neither a file nor a directory")
-        with path.open("rb") as file:
-            return (yield from file_blocks(file, profile, progress))
-    except PermissionError as error:
-        if isinstance(error, Denied):
-            raise
-        raise Denied(f"no permission to read {path}") from error
-
-
-def _tree_blocks(tree: Mapping[str, Any], profile: Profile) -> Generator[tuple[Cid, Buffer], None, Node]:
-    children = []
-    for name, value in sorted(tree.items()):
-        if isinstance(value, dict):
-            node = yield from _tree_blocks(value, profile)
-        else:
-            node = yield from file_blocks(io.BytesIO(value), profile)
-        children.append((name, node))
-    return (yield from directory_blocks(children, profile))

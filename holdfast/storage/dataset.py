@@ -224,7 +224,7 @@ def _as_column(values: np.ndarray[Any, Any]) -> pa.Array:
 
 def _store_shard(store: ContentStore, table: pa.Table) -> dict[str, Any]:
     data = _parquet(table)
-    return {"cid": store.add_bytes(data), "rows": table.num_rows, "bytes": len(data)}
+    return {"cid": store.add_bytes(data, pin=False), "rows": table.num_rows, "bytes": len(data)}
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -7,16 +7,19 @@ The writer gives, for each profile, the CIDs that Kubo and Helia give, byte for 
 from __future__ import annotations
 
 import itertools
+import operator
 import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import mmh3
 
 from holdfast.errors import Corrupt, HoldfastError, InvalidInput
-from holdfast.storage.cid import DAG_PB, RAW, Buffer, Cid
+from holdfast.storage.block_store import MAX_BLOCK_BYTES
+from holdfast.storage.chunkers import Chunker, FixedChunker, chunker_named
+from holdfast.storage.cid import DAG_PB, HASHES, RAW, Buffer, Cid, write_varint
 from holdfast.storage.dag_pb import PbLink, PbNode, UnixFs, UnixFsType, decode_node, encode_node
 
 if TYPE_CHECKING:
@@ -42,6 +45,8 @@ MAX_FILE_DEPTH = 32
 _HAMT_HASH = 0x22  # murmur3-x64-64
 _HAMT_FANOUT = 256
 _HASHERS = min(4, os.cpu_count() or 1)
+_BATCH_BYTES = 1 << 20
+_LEAF_WRAPPER_BYTES = 32  # at least what a leaf has besides its chunk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,16 +55,39 @@ class Profile:
 
     name: str
     cid_version: int
-    chunk_size_bytes: int
+    chunker: Chunker
+    hash: str = "sha2-256"
+    """A name in :data:`~holdfast.storage.cid.HASHES`."""
     max_links: int
     raw_leaves: bool
     hamt_threshold_bytes: int = 256 << 10
     hamt_measure: Literal["node", "links"]
     """What must exceed the threshold: the serialized node, or the names and CIDs of its links."""
 
+    def __post_init__(self) -> None:
+        if self.hash not in HASHES:
+            raise InvalidInput(f"unknown hash {self.hash!r}; known: {', '.join(HASHES)}")
+        if self.cid_version == 0 and self.hash != "sha2-256":
+            raise InvalidInput(
+                f"the profile {self.name} gives CIDs of version 0, which are sha2-256, not {self.hash}: "
+                "choose unixfs-v1-2025"
+            )
+        if not self.raw_leaves and self.chunker.max_chunk_bytes > MAX_BLOCK_BYTES - _LEAF_WRAPPER_BYTES:
+            raise InvalidInput(
+                f"the profile {self.name} wraps every chunk, so chunks of {self.chunker.name} would give blocks "
+                f"of more than {MAX_BLOCK_BYTES} bytes: choose a smaller size, or unixfs-v1-2025"
+            )
+
+    def __str__(self) -> str:
+        return self.describe()
+
+    def describe(self) -> str:
+        """All that decides a file's CID, as text: the profile's name, the chunker with its parameters, the hash."""
+        return f"{self.name} {self.chunker.name} {self.hash}"
+
     def cid(self, data: Buffer, codec: int) -> Cid:
         """The CID of a block in this profile."""
-        return Cid.of(data, codec, version=self.cid_version)
+        return Cid.of(data, codec, version=self.cid_version, hash=self.hash)
 
 
 PROFILES: dict[str, Profile] = {
@@ -68,7 +96,7 @@ PROFILES: dict[str, Profile] = {
         Profile(
             name="unixfs-v1-2025",
             cid_version=1,
-            chunk_size_bytes=1 << 20,
+            chunker=FixedChunker(1 << 20),
             max_links=1024,
             raw_leaves=True,
             hamt_measure="node",
@@ -76,7 +104,7 @@ PROFILES: dict[str, Profile] = {
         Profile(
             name="unixfs-v0-2015",
             cid_version=0,
-            chunk_size_bytes=256 << 10,
+            chunker=FixedChunker(256 << 10),
             max_links=174,
             raw_leaves=False,
             hamt_measure="links",
@@ -84,7 +112,7 @@ PROFILES: dict[str, Profile] = {
         Profile(
             name="kubo-v1-raw",
             cid_version=1,
-            chunk_size_bytes=256 << 10,
+            chunker=FixedChunker(256 << 10),
             max_links=174,
             raw_leaves=True,
             hamt_measure="links",
@@ -94,15 +122,27 @@ PROFILES: dict[str, Profile] = {
 """The profiles by name: IPIP-499's, Kubo's old default, and Kubo's ``--cid-version=1 --raw-leaves``."""
 
 
-def profile_named(name: str) -> Profile:
-    """The profile called ``name``.
+def profile_named(
+    name: str,
+    chunker: str | None = None,
+    hash: str | None = None,  # noqa: A002 -- the name that everybody knows it by
+) -> Profile:
+    """The profile called ``name``, with another chunker or hash where one is given.
+
+    Args:
+        name: One of :data:`PROFILES`.
+        chunker: A name that :func:`~holdfast.storage.chunkers.chunker_named` knows.
+        hash: A name in :data:`~holdfast.storage.cid.HASHES`.
 
     Raises:
-        InvalidInput: There is none.
+        InvalidInput: One of the names is not known, or they don't go together.
     """
     if name not in PROFILES:
         raise InvalidInput(f"unknown profile {name!r}; known: {', '.join(PROFILES)}")
-    return PROFILES[name]
+    profile = PROFILES[name]
+    if chunker is not None:
+        profile = replace(profile, chunker=chunker_named(chunker))
+    return profile if hash is None else replace(profile, hash=hash)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +163,26 @@ def file_blocks(
     """Yield a file's blocks, leaves first and in order; the return value is its root.
 
     Memory stays bounded by a few chunks, whatever the file's size.
+
+    Raises:
+        InvalidInput: The profile's chunker can't cut what the stream gives.
     """
-    chunks = _chunks(stream, profile.chunk_size_bytes)
-    level: list[Node] = []
-    for chunk, block, cid in _hashed_leaves(chunks, profile):
-        level.append(Node(cid, len(chunk), len(block)))
+    chunks = profile.chunker.chunks(stream)
+    first, second = next(chunks, b""), next(chunks, None)
+    if second is None:  # one leaf: a thread would cost more than the hash
+        block = _leaf(first, profile)
+        cid = profile.cid(block, RAW if profile.raw_leaves else DAG_PB)
         yield cid, block
         if progress is not None:
-            progress(len(chunk))
+            progress(len(first))
+        return Node(cid, len(first), len(block))
+    level: list[Node] = []
+    for size, block, cid in _hashed_leaves(itertools.chain((first, second), chunks), profile):
+        level.append(Node(cid, size, len(block)))
+        yield cid, block
+        if progress is not None:
+            progress(size)
+    del first, second
     while len(level) > 1:
         parents = []
         for at in range(0, len(level), profile.max_links):
@@ -140,49 +192,49 @@ def file_blocks(
     return level[0]
 
 
-def _chunks(stream: BinaryIO, size: int) -> Iterator[bytes]:
-    """Pieces of ``size`` bytes, the last one shorter; one empty piece for an empty stream."""
-    first = True
-    while True:
-        piece = stream.read(size)
-        while 0 < len(piece) < size:
-            more = stream.read(size - len(piece))
-            if not more:
-                break
-            piece += more
-        if piece or first:
-            yield piece
-        if len(piece) < size:
-            return
-        first = False
-
-
-def _hashed_leaves(chunks: Iterator[bytes], profile: Profile) -> Iterator[tuple[bytes, bytes, Cid]]:
-    """Each chunk with its leaf block and CID, in order; several are hashed at once (hashlib drops the GIL)."""
+def _hashed_leaves(chunks: Iterable[bytes], profile: Profile) -> Iterator[tuple[int, bytes, Cid]]:
+    """Each chunk's size with its leaf block and CID, in order; hashed in threads while the next ones are read."""
     codec = RAW if profile.raw_leaves else DAG_PB
-    first = next(chunks)
-    if len(first) < profile.chunk_size_bytes:  # one leaf: a thread would cost more than the hash
-        block = _leaf(first, profile)
-        yield first, block, profile.cid(block, codec)
-        return
+    pending: deque[tuple[list[int], list[bytes], Future[list[Cid]]]] = deque()
+
+    def cids_of(blocks: list[bytes]) -> list[Cid]:
+        return [profile.cid(block, codec) for block in blocks]
+
     with ThreadPoolExecutor(_HASHERS, thread_name_prefix="holdfast-hash") as pool:
-        pending: deque[tuple[bytes, bytes, Future[Cid]]] = deque()
-        for chunk in itertools.chain([first], chunks):
-            block = _leaf(chunk, profile)
-            pending.append((chunk, block, pool.submit(profile.cid, block, codec)))
-            if len(pending) >= 2 * _HASHERS:
-                chunk_, block_, hashed = pending.popleft()
-                yield chunk_, block_, hashed.result()
+        for batch in _batches(chunks):
+            blocks = [_leaf(chunk, profile) for chunk in batch]
+            pending.append(([len(chunk) for chunk in batch], blocks, pool.submit(cids_of, blocks)))
+            if len(pending) > _HASHERS:
+                sizes, blocks, cids = pending.popleft()
+                yield from zip(sizes, blocks, cids.result(), strict=True)
         while pending:
-            chunk_, block_, hashed = pending.popleft()
-            yield chunk_, block_, hashed.result()
+            sizes, blocks, cids = pending.popleft()
+            yield from zip(sizes, blocks, cids.result(), strict=True)
+
+
+def _batches(chunks: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Several chunks at once, enough of them to be worth a thread's attention."""
+    batch: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        batch.append(chunk)
+        size += len(chunk)
+        if size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _leaf(chunk: bytes, profile: Profile) -> bytes:
     if profile.raw_leaves:
         return chunk
-    message = UnixFs(type=UnixFsType.FILE, data=chunk or None, file_size=len(chunk))
-    return encode_node(PbNode(data=message.encode()))
+    if not chunk:
+        return encode_node(PbNode(data=UnixFs(type=UnixFsType.FILE, file_size=0).encode()))
+    # What the two encoders would give, with one copy of the chunk in place of four.
+    size = write_varint(len(chunk))
+    message_size = len(chunk) + 2 * len(size) + 4
+    return b"".join((b"\x0a", write_varint(message_size), b"\x08\x02\x12", size, chunk, b"\x18", size))
 
 
 def _file_parent(children: list[Node], profile: Profile) -> Blocks:
@@ -216,29 +268,29 @@ def file_name(name: str) -> str:
     """
     if name in ("", ".", "..") or "/" in name or "\0" in name:
         raise InvalidInput(f"{name!r} is no file name")
-    if any("\ud800" <= letter <= "\udfff" for letter in name):
-        raise InvalidInput(f"the name {name!r} is not valid Unicode; IPFS can't carry it")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"the name {name!r} is not valid Unicode; IPFS can't carry it") from error
     return name
 
 
 def directory_blocks(children: Iterable[tuple[str, Node]], profile: Profile) -> Blocks:
     """Yield a directory's blocks (one, or HAMT shards above the threshold); the return value is its root."""
-    links = sorted(
-        (PbLink(node.cid, file_name(name), node.total_size) for name, node in children), key=_name_bytes
+    named = sorted(
+        (
+            (name.encode(), PbLink(node.cid, name, node.total_size))
+            for name, node in children
+            if file_name(name)
+        ),
+        key=operator.itemgetter(0),
     )
-    plain = PbNode(tuple(links), UnixFs(type=UnixFsType.DIRECTORY).encode())
-    if profile.hamt_measure == "links":
-        size = sum(len(_name_bytes(link)) + len(link.cid.raw) for link in links)
-    else:
-        size = len(encode_node(plain))
-    if size <= profile.hamt_threshold_bytes:
-        return (yield from _node(plain, profile))
-    hashed = [(_hamt_hash(_name_bytes(link)), link) for link in links]
-    return (yield from _hamt_shard(hashed, 0, profile))
-
-
-def _name_bytes(link: PbLink) -> bytes:
-    return (link.name or "").encode()
+    size = sum(len(name) + len(link.cid.raw) for name, link in named)
+    if size <= profile.hamt_threshold_bytes:  # the serialized node is larger than this sum
+        plain = PbNode(tuple(link for _, link in named), UnixFs(type=UnixFsType.DIRECTORY).encode())
+        if profile.hamt_measure == "links" or len(encode_node(plain)) <= profile.hamt_threshold_bytes:
+            return (yield from _node(plain, profile))
+    return (yield from _hamt_shard([(_hamt_hash(name), link) for name, link in named], 0, profile))
 
 
 def _hamt_hash(name: bytes) -> bytes:

@@ -97,7 +97,7 @@ def run_worker(
     if rank != 0:
         return None
     return Outcome(
-        weights=store.add_bytes(weights_to_bytes(model)),
+        weights=store.add_bytes(weights_to_bytes(model), pin=False),
         model_code=bundle_code(store, type(model)),
         environment=EnvironmentRecord.of_this_process().store(store),
         framework="pytorch",

@@ -14,6 +14,7 @@ from holdfast.registry import Database, ModelRegistry, SqliteNames
 from holdfast.storage.block_store import VerifyingStore
 from holdfast.storage.content import ContentStore
 from holdfast.storage.local_store import LocalStore
+from holdfast.storage.pins import Pins
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[ContentStore]:
     with closing(LocalStore(tmp_path / "home" / "blocks")) as blocks:
-        yield ContentStore(VerifyingStore(blocks, source="the disk"))
+        yield ContentStore(VerifyingStore(blocks, source="the disk"), pins=Pins(blocks))
 
 
 @pytest.fixture

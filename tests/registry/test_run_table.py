@@ -17,8 +17,8 @@ SPEC = RunSpec(
 
 
 @pytest.fixture
-def runs(database):
-    return RunTable(database)
+def runs(database, store):
+    return RunTable(database, store)
 
 
 def test_a_run_goes_from_queued_to_done_with_its_result(runs):
@@ -33,10 +33,10 @@ def test_a_run_goes_from_queued_to_done_with_its_result(runs):
     running = runs.start(run.id)
     assert running.state is RunState.RUNNING
     assert running.started is not None
-    done = runs.finish(run.id, RunState.DONE, result={"run": "bafy"})
+    done = runs.finish(run.id, RunState.DONE, result={"run": str(SPEC.code)})
     assert (done.state, done.result, done.error, done.started) == (
         RunState.DONE,
-        {"run": "bafy"},
+        {"run": str(SPEC.code)},
         None,
         running.started,
     )

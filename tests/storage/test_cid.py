@@ -9,7 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import Corrupt, InvalidInput, Unsupported
-from holdfast.storage.cid import DAG_CBOR, DAG_PB, MAX_TEXT_CHARS, RAW, Cid, read_varint, write_varint
+from holdfast.storage.cid import (
+    DAG_CBOR,
+    DAG_JSON,
+    DAG_PB,
+    HASHES,
+    MAX_TEXT_CHARS,
+    RAW,
+    Cid,
+    read_varint,
+    write_varint,
+)
 
 EMPTY = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"
 V0 = "QmUNLLsPACCz1vLxQVkXqqLX5R1X345qqfHbsf67hvA3Nn"
@@ -34,11 +44,16 @@ cids = st.one_of(
     st.builds(Cid.of, st.binary(max_size=40), st.sampled_from([RAW, DAG_PB, DAG_CBOR, 0x0129])),
     st.builds(lambda data: Cid.of(data, version=0), st.binary(max_size=40)),
     st.builds(
+        lambda data, codec: Cid.of(data, codec, hash="blake3"),
+        st.binary(max_size=40),
+        st.sampled_from([RAW, DAG_PB, DAG_CBOR, DAG_JSON]),
+    ),
+    st.builds(
         lambda codec, function, digest: Cid(
             b"\x01" + varint(codec) + varint(function) + varint(len(digest)) + digest
         ),
         st.integers(0, 2**40),
-        st.integers(0x13, 2**20),
+        st.integers(0x1F, 2**20),
         st.binary(max_size=70),
     ),
     st.builds(lambda digest: Cid(b"\x01\x55\x00" + varint(len(digest)) + digest), st.binary(max_size=128)),
@@ -138,6 +153,9 @@ REJECTED = {
     "trailing byte": (b"\x01\x55\x12\x20" + HASH + b"\0", "33 bytes, not 32"),
     "trailing byte of version 0": (b"\x12\x20" + HASH + b"\0", "34 bytes, not 35"),
     "sha2-256 of 20 bytes": (b"\x01\x55\x12\x14" + HASH[:20], "32 bytes, not 20"),
+    "blake3 of 16 bytes": (b"\x01\x55\x1e\x10" + HASH[:16], "blake3 digest has 32 bytes, not 16"),
+    "blake3 of 64 bytes": (b"\x01\x55\x1e\x40" + HASH + HASH, "blake3 digest has 32 bytes, not 64"),
+    "a truncated blake3 digest": (b"\x01\x55\x1e\x20" + HASH[:-1], "31 bytes, not 32"),
     "identity over 128 bytes": (b"\x01\x55\x00\x81\x01" + bytes(129), "at most 128"),
     "version 2": (b"\x02\x55\x12\x20" + HASH, "version 2 does not exist"),
     "version 0 as a number": (b"\x00\x55\x12\x20" + HASH, "version 0 does not exist"),
@@ -203,6 +221,31 @@ def test_a_hash_that_we_can_not_check_is_never_taken_for_checked():
     assert not identity.matches(b"y")
     with pytest.raises(Corrupt, match="the test gave 1 bytes"):
         Cid.parse(EMPTY).check(b"y", source="the test")
+
+
+@pytest.mark.parametrize("name", HASHES)
+@settings(max_examples=40, deadline=None)
+@given(data=st.binary(max_size=200), codec=st.sampled_from([RAW, DAG_PB, DAG_CBOR, DAG_JSON]))
+def test_another_hash_is_neither_mistaken_for_the_usual_one_nor_left_unchecked(name, data, codec):
+    cid = Cid.of(data, codec, hash=name)
+    assert (cid.version, cid.codec, cid.hash_name) == (1, codec, name)
+    assert cid.multihash == multiformats.multihash.digest(data, name, size=32)
+    assert cid.matches(data)
+    assert cid.matches(memoryview(data))
+    assert not cid.matches(data + b"x")
+    with pytest.raises(Corrupt, match=str(cid)):
+        cid.check(data + b"x", source="the test")
+
+
+def test_a_hash_that_is_not_there_is_not_replaced_by_another():
+    with pytest.raises(InvalidInput, match="unknown hash 'md5'; known: sha2-256, blake3"):
+        Cid.of(b"x", hash="md5")
+    with pytest.raises(InvalidInput, match="version 0 with blake3"):
+        Cid.of(b"x", version=0, hash="blake3")
+    with pytest.raises(InvalidInput, match="version 2"):
+        Cid.of(b"x", version=2)
+    assert Cid(b"\x01\x55\x13\x40" + hashlib.sha512(b"x").digest()).hash_name == "0x13"
+    assert Cid(b"\x01\x55\x00\x01x").hash_name == "identity"
 
 
 def rows(path: Path) -> list[list[str]]:

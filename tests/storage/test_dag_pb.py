@@ -1,5 +1,6 @@
 import base64
 import json
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from holdfast.errors import Corrupt
 from holdfast.storage.cid import DAG_PB, RAW, Cid
-from holdfast.storage.dag_pb import PbLink, PbNode, UnixFs, UnixFsType, decode_node, encode_node
+from holdfast.storage.dag_pb import PbLink, PbNode, UnixFs, UnixFsType, decode_node, encode_node, link_cids
 
 cids = st.builds(Cid.of, st.binary(max_size=5), st.sampled_from([RAW, DAG_PB])) | st.builds(
     lambda data: Cid.of(data, version=0), st.binary(max_size=5)
@@ -147,3 +148,17 @@ def test_a_unixfs_message_with_the_fields_of_version_1_5_is_still_read():
 def test_a_unixfs_message_of_no_known_type_is_refused(data):
     with pytest.raises(Corrupt):
         UnixFs.decode(data)
+
+
+@given(st.lists(st.tuples(st.binary(max_size=40), st.text(max_size=300), st.integers(0, 2**40)), max_size=30))
+def test_the_quick_way_to_the_links_gives_the_links(parts):
+    links = tuple(PbLink(Cid.of(content, DAG_PB), name, size) for content, name, size in parts)
+    for payload in (None, b"", b"\x08\x01"):
+        data = encode_node(PbNode(links, payload))
+        assert link_cids(data) == [link.cid for link in decode_node(data).links]
+
+
+@given(st.binary(max_size=200))
+def test_the_quick_way_is_safe_from_any_bytes(data):
+    with suppress(Corrupt):
+        link_cids(data)

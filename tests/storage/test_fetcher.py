@@ -104,14 +104,18 @@ def test_one_node_does_not_do_the_work_of_all(fetch, other, start_node):
     nodes = [start_node(other) for _ in range(3)]
     fetcher = fetch(*(node.url for node in nodes))
     assert fetcher.fetch([cid for cid, _ in many]) == [data for _, data in many]
-    assert [len(node.asked) for node in nodes] == [20, 20, 20]
-    total = sum(len(data) for _, data in many)
+    asked = [set(node.asked) for node in nodes]
+    assert all(len(each) >= 10 for each in asked)
+    assert (
+        sum(len(node.asked) for node in nodes) == len(set.union(*asked)) == 60
+    )  # and none is asked for twice
+    size = {str(cid): len(data) for cid, data in many}
     assert fetcher.statistics() == {
         "blocks": 60,
-        "bytes": total,
+        "bytes": sum(size.values()),
         "wrong_blocks": 0,
         "failures": 0,
-        "bytes_by_provider": {node.url: sum(len(d) for _, d in many[i::3]) for i, node in enumerate(nodes)},
+        "bytes_by_provider": {node.url: sum(size[cid] for cid in asked[i]) for i, node in enumerate(nodes)},
     }
 
 
@@ -160,7 +164,7 @@ def test_a_node_that_hangs_does_not_hang_us(fetch, other, start_node, answer):
     fetcher = fetch(hanging, node.url, timeout_s=0.5)
     start = time.monotonic()
     assert fetcher.fetch([cid]) == [data]
-    assert 0.4 < time.monotonic() - start < 3
+    assert time.monotonic() - start < 3
     assert fetcher.fetch([cid]) == [data]  # for a while it is asked last
     assert len(asked) == 1
     assert fetcher.statistics()["failures"] == 1
@@ -310,7 +314,8 @@ def test_not_more_requests_run_than_allowed(fetch, answer):
 
 
 def leftovers():
-    threads = [thread.name for thread in threading.enumerate() if "holdfast" in thread.name]
+    ours = ("holdfast-fetch", "holdfast-routing")
+    threads = [thread.name for thread in threading.enumerate() if thread.name in ours]
     return len(list(Path("/proc/self/fd").iterdir())), threads
 
 

@@ -14,7 +14,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from holdfast import __version__
-from holdfast.cluster.cli import content, daemons, models
+from holdfast.cluster.cli import content, daemons, models, storage
 from holdfast.errors import HoldfastError, Unavailable, Unsupported, disk_errors
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     daemons.add_commands(commands, common, connected)
     content.add_commands(commands, connected)
     models.add_commands(commands, connected)
+    storage.add_commands(commands, common)
     return root
 
 

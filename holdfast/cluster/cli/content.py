@@ -8,17 +8,53 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.cluster.cli.output import Progress, human_bytes, open_client, show, table
+from holdfast.config import load_settings
+from holdfast.errors import InvalidInput
 
 if TYPE_CHECKING:
     import argparse
 
+    from holdfast.storage.cid import Cid
+    from holdfast.storage.unixfs import Profile
+
 __all__ = ["add_commands"]
+
+_ADD_HELP = """\
+profiles    unixfs-v1-2025 (1 MiB chunks, CIDv1), unixfs-v0-2015 (what 'ipfs add' gives), kubo-v1-raw
+chunkers    fixed-1MiB, fastcdc, safetensors, parquet, arrow; each name may carry its sizes, as in fixed-256KiB
+
+examples:
+  holdfast add photos/                           a folder; prints its CID
+  holdfast add weights.safetensors --chunker safetensors
+  holdfast add big.bin --no-copy                 index it where it lies
+  tar c src | holdfast add - --cid-only
+  holdfast add model.onnx --profile unixfs-v0-2015 --only-hash      the CID that Kubo would give
+"""
 
 
 def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     """Add this module's commands."""
-    add = commands.add_parser("add", parents=[connected], help="store a file or a folder; prints its CID")
+    from argparse import RawDescriptionHelpFormatter as Raw
+
+    add = commands.add_parser(
+        "add",
+        parents=[connected],
+        help="store a file or a folder; prints its CID",
+        epilog=_ADD_HELP,
+        formatter_class=Raw,
+    )
     add.add_argument("path", help="file or folder; - is standard input")
+    add.add_argument("--profile", help="layout of files and folders (default: storage.profile)")
+    add.add_argument("--chunker", help="where files are cut (default: the profile's)")
+    add.add_argument("--hash", help="sha2-256 or blake3 (default: sha2-256)")
+    add.add_argument(
+        "--no-copy", action="store_true", help="leave the bytes where they are, and note where that is"
+    )
+    add.add_argument("--no-pin", action="store_true", help="let garbage collection remove it")
+    add.add_argument("--only-hash", action="store_true", help="print the CID and store nothing")
+    add.add_argument(
+        "--cid-only", action="store_true", help="print the CID and nothing else, not even progress"
+    )
     add.set_defaults(run=_add)
 
     get = commands.add_parser("get", parents=[connected], help="write a file or a folder by CID")
@@ -46,16 +82,45 @@ def _size_below(path: Path) -> int:
 
 
 def _add(arguments: argparse.Namespace) -> None:
-    with open_client(arguments) as client:
-        if arguments.path == "-":
-            with Progress("add") as progress:
-                cid = client.store.add_stream(sys.stdin.buffer, progress=progress)
+    from holdfast.storage.unixfs import profile_named
+
+    settings = load_settings(arguments.home)
+    profile = profile_named(
+        arguments.profile or settings.storage.profile, chunker=arguments.chunker, hash=arguments.hash
+    )
+    path = None if arguments.path == "-" else Path(arguments.path)
+    if path is None and arguments.no_copy:
+        raise InvalidInput("standard input can't be added by reference: write it to a file first")
+    total = None if path is None or not path.exists() or arguments.cid_only else _size_below(path)
+    with Progress("add", total, quiet=arguments.cid_only) as progress:
+        if arguments.only_hash:
+            cid = _hashed(path, profile, progress)
         else:
-            path = Path(arguments.path)
-            with Progress("add", _size_below(path) if path.exists() else None) as progress:
-                cid = client.store.add(path, progress=progress)
-        client.backend.publish(cid)
-    show(arguments, {"cid": str(cid)}, str(cid))
+            cid = _stored(arguments, path, profile, progress)
+    value = {"cid": str(cid), "profile": str(profile)}
+    show(arguments, value, str(cid))
+
+
+def _hashed(path: Path | None, profile: Profile, progress: Progress) -> Cid:
+    from holdfast.storage.adding import cid_of, root_of
+    from holdfast.storage.unixfs import file_blocks
+
+    if path is None:
+        return root_of(file_blocks(sys.stdin.buffer, profile, progress))
+    return cid_of(path, profile, progress=progress)
+
+
+def _stored(arguments: argparse.Namespace, path: Path | None, profile: Profile, progress: Progress) -> Cid:
+    pin = not arguments.no_pin
+    with open_client(arguments) as client:
+        if path is None:
+            cid = client.store.add_stream(sys.stdin.buffer, profile=profile, pin=pin, progress=progress)
+        else:
+            cid = client.store.add(
+                path, profile=profile, by_reference=arguments.no_copy, pin=pin, progress=progress
+            )
+        client.backend.publish(cid, pin=pin)
+    return cid
 
 
 def _get(arguments: argparse.Namespace) -> None:

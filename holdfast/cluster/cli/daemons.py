@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_commands"]
 
+_IPFS = "keep the blocks in this IPFS daemon, such as http://127.0.0.1:5001 (default: in the home)"
+
 
 def add_commands(commands: Any, common: argparse.ArgumentParser, connected: argparse.ArgumentParser) -> None:
     """Add this module's commands."""
@@ -27,6 +29,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, connected: argp
         "--port", type=int, help="port of API, dashboard and blocks; 0 takes a free one (default: 7400)"
     )
     up.add_argument("--cpus", type=int, help="CPUs of this machine that jobs may use (default: 0)")
+    up.add_argument("--ipfs", metavar="URL", help=_IPFS)
     up.set_defaults(run=_up)
 
     worker = commands.add_parser("worker", parents=[common], help="join a cluster: be a worker, until Ctrl-C")
@@ -39,6 +42,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, connected: argp
     )
     worker.add_argument("--port", type=int, help="port of the block server (default: a free one)")
     worker.add_argument("--cpus", type=int, help="CPUs that jobs may use (default: all)")
+    worker.add_argument("--ipfs", metavar="URL", help=_IPFS)
     worker.add_argument(
         "--wait", type=float, default=10.0, metavar="S", help="seconds to wait for the master (default: 10)"
     )
@@ -82,6 +86,7 @@ def _up(arguments: argparse.Namespace) -> None:
         master__host=arguments.host,
         master__port=arguments.port,
         master__num_cpus=arguments.cpus,
+        storage__ipfs=arguments.ipfs,
     )
     token = token_for(settings.home)
 
@@ -109,6 +114,7 @@ def _worker(arguments: argparse.Namespace) -> None:
         worker__host=arguments.host,
         worker__port=arguments.port,
         worker__num_cpus=arguments.cpus,
+        storage__ipfs=arguments.ipfs,
     )
     given = read_token(Path(arguments.token_file)) if arguments.token_file else None
     token = read_token(settings.home / "token") if given is None else token_for(settings.home, given)

@@ -66,15 +66,20 @@ class Progress:
 
     Args:
         label: What is going on.
-        total: In bytes, if known.
+        total: If known.
+        unit: What is counted; bytes are shown as KiB, MiB and so on.
+        quiet: Show nothing.
     """
 
-    def __init__(self, label: str, total: int | None = None) -> None:
+    def __init__(
+        self, label: str, total: int | None = None, *, unit: str = "bytes", quiet: bool = False
+    ) -> None:
         self._label = label
+        self._unit = unit
         self._total = total
         self._done = 0
         self._started = self._shown = time.monotonic()
-        self._live = sys.stderr.isatty()
+        self._live = sys.stderr.isatty() and not quiet
 
     def __enter__(self) -> Self:
         return self
@@ -84,12 +89,15 @@ class Progress:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
     def __call__(self, more: int) -> None:
-        """Note that ``more`` bytes are done."""
+        """Note that ``more`` are done."""
         self._done += more
         now = time.monotonic()
         if self._live and now - self._shown > 0.1:
             self._shown = now
             rate = self._done / max(now - self._started, 1e-9)
             part = f"{100 * self._done / self._total:3.0f} %  " if self._total else ""
-            text = f"{self._label}  {part}{human_bytes(self._done)}  {human_bytes(rate)}/s"
+            if self._unit == "bytes":
+                text = f"{self._label}  {part}{human_bytes(self._done)}  {human_bytes(rate)}/s"
+            else:
+                text = f"{self._label}  {part}{self._done:,} {self._unit}  {rate:,.0f}/s"
             print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
