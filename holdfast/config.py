@@ -33,6 +33,7 @@ __all__ = [
     "WorkerSettings",
     "default_home",
     "load_settings",
+    "note_ipfs",
     "read_token",
     "token_for",
 ]
@@ -40,6 +41,7 @@ __all__ = [
 ENV_PREFIX = "HOLDFAST_"
 MIN_TOKEN_CHARS = 16
 _TOKEN = re.compile(r"[!-~]+")
+_IPFS = "ipfs-daemon"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +155,7 @@ def load_settings(home: str | Path | None = None, **arguments: Any) -> Settings:
     values: dict[str, Any] = {}
     origins = dict.fromkeys(known, "default")
     for origin, layer in (
+        (str(root / _IPFS), _from_note(root / _IPFS)),
         (str(root / "config.toml"), _from_file(root / "config.toml")),
         ("environment", _from_environment()),
         ("argument", {k.replace("__", ".", 1): v for k, v in arguments.items() if v is not None}),
@@ -175,6 +178,33 @@ def load_settings(home: str | Path | None = None, **arguments: Any) -> Settings:
             }
         )
     return Settings(home=root, origins=origins, **sections)
+
+
+def note_ipfs(home: Path, address: str) -> None:
+    """Note where a home's blocks are kept, for every process that opens it from now on.
+
+    Args:
+        home: Exists.
+        address: As ``storage.ipfs``; empty means in the home, and removes the note.
+    """
+    path = home / _IPFS
+    with disk_errors(home):
+        if not address:
+            path.unlink(missing_ok=True)
+            return
+        partial = home / f".{_IPFS}.{secrets.token_hex(4)}.part"
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(address)  # it may have a password in it
+        partial.replace(path)
+
+
+def _from_note(path: Path) -> dict[str, Any]:
+    try:
+        return {"storage.ipfs": path.read_text(encoding="utf-8").strip()}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path} can't be read: {error}") from error
 
 
 def _from_file(path: Path) -> dict[str, Any]:

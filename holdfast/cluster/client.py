@@ -67,7 +67,7 @@ def connect(
     except BaseException:
         store.close()
         raise
-    write_peers(settings.home, [node["url"] for node in nodes if node["alive"]])
+    write_peers(settings.home, [node["url"] for node in nodes if node["alive"]], master=backend.url)
     return Client(settings.home, store, backend)
 
 

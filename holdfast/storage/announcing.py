@@ -18,6 +18,7 @@ from holdfast.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from holdfast.storage.block_store import Pin, SupportsPins
     from holdfast.storage.cid import Cid
@@ -259,6 +260,10 @@ class AnnouncingPins:
         self._pins.pin(cid, recursive=recursive, name=name)
         if recursive:
             self._routing.announce(cid)
+
+    def adding(self) -> AbstractContextManager[None]:
+        """While this lasts, what this thread adds can't be collected."""
+        return self._pins.adding()
 
     def unpin(self, cid: Cid) -> None:
         """Keep ``cid`` no longer on its own behalf."""

@@ -10,6 +10,7 @@ from holdfast.storage.cid import IDENTITY, read_varint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from holdfast.storage.cid import Buffer, Cid
@@ -190,6 +191,10 @@ class SupportsPins(Protocol):
 
     def used(self, cid: Cid) -> None:
         """Note that content was used now, for a store that lets go of what was used longest ago."""
+        ...
+
+    def adding(self) -> AbstractContextManager[None]:
+        """While this lasts, what this thread adds, or finds to be here already, can't be collected: time to pin it."""
         ...
 
 

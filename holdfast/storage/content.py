@@ -7,6 +7,7 @@ import io
 import os
 import secrets
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
@@ -181,9 +182,10 @@ class ContentStore:
         def remember() -> Iterator[tuple[Cid, Payload]]:
             root.append((yield from blocks))
 
-        self.blocks.put_many(remember(), resume=resume)
-        if pin and self.pins is not None:
-            self.pins.pin(root[0].cid)
+        with self.pins.adding() if pin and self.pins is not None else nullcontext():
+            self.blocks.put_many(remember(), resume=resume)
+            if pin and self.pins is not None:
+                self.pins.pin(root[0].cid)
         return root[0].cid
 
     # ------------------------------------------------------------------------------------------- reading

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -13,6 +14,8 @@ from holdfast.storage.dag import reachable
 from holdfast.storage.dag_pb import PbLink, PbNode, UnixFs, UnixFsType, encode_node
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from holdfast.storage.kubo_store import KuboStore
 
 __all__ = ["KuboPins"]
@@ -134,6 +137,10 @@ class KuboPins:
             self._rpc.control(lambda client: client.files.rm(path, recursive=True, opts={"force": True}))
         except NotFound:
             return  # what was to go is gone
+
+    def adding(self) -> AbstractContextManager[None]:
+        """Nothing: a daemon collects when its owner tells it to, and offers no lock against that."""
+        return nullcontext()
 
     # -------------------------------------------------------------------------------------------- use
 

@@ -14,6 +14,7 @@ import re
 import threading
 import warnings
 import weakref
+from base64 import b64encode
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -327,11 +328,13 @@ class _Connections:
     async def _open(self, address: KuboAddress, concurrency: int) -> aiohttp.ClientSession:
         import aiohttp
 
+        authorization = {}
+        if address.auth is not None:
+            authorization["Authorization"] = f"Basic {b64encode(':'.join(address.auth).encode()).decode()}"
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=concurrency),
-            auth=aiohttp.BasicAuth(*address.auth) if address.auth else None,
             auto_decompress=False,  # a small answer can't become a large one
-            headers={"Accept-Encoding": "identity"},
+            headers={"Accept-Encoding": "identity"} | authorization,
         )
 
     async def _end(self) -> None:

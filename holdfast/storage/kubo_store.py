@@ -37,7 +37,8 @@ _SPOOL_MEMORY_BYTES = 32 << 20
 _CHECKED_AT_ONCE = 256
 _IMPORT_BYTES = 256 << 20
 _SLOWEST_BYTES_PER_S = 1 << 20
-_COUNT_EVERY_S = 30.0
+_COUNT_SHARE = 50
+"""A daemon counts its blocks one by one; it spends no more than this fraction of its time on it for us."""
 
 
 class KuboStore:
@@ -72,7 +73,8 @@ class KuboStore:
         self._scratch = str(scratch or tempfile.gettempdir())
         self._ahead = ReadAhead(self._fetch, concurrency)
         self._counting = threading.Lock()
-        self._counted: tuple[float, dict[str, int]] | None = None
+        self._counted: dict[str, int] | None = None
+        self._count_at = 0.0
         version = self.rpc.control(lambda client: client.version())
         agent = self.rpc.control(lambda client: client.id()).get("AgentVersion")
         repository = re.search(r"\d+", str(version.get("Repo")))
@@ -137,22 +139,22 @@ class KuboStore:
     def statistics(self) -> dict[str, int]:
         """``blocks`` and ``bytes`` in the daemon's repository.
 
-        It counts one by one, so it is asked every half a minute at most; if it does not answer, what it said last stands.
+        A large one takes long to count, and is counted the less often. If the daemon does not answer, what it said last stands.
 
         Raises:
             Unavailable: It never answered.
         """
         with self._counting:
             now = time.monotonic()
-            if self._counted is None or now - self._counted[0] > _COUNT_EVERY_S:
+            if self._counted is None or now > self._count_at:
                 try:
-                    self._counted = now, self._count()
+                    self._counted = self._count()
                 except Unavailable as error:
                     if self._counted is None:
                         raise
                     log.warning("%s", error)
-                    self._counted = now, self._counted[1]
-            return dict(self._counted[1])
+                self._count_at = time.monotonic() + _COUNT_SHARE * (time.monotonic() - now)
+            return dict(self._counted)
 
     def _count(self) -> dict[str, int]:
         answer = self.rpc.control(lambda client: client.repo.stat())

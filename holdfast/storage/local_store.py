@@ -243,6 +243,12 @@ class LocalStore:
         """
         return Writing(self._context, resume=resume).run(blocks)
 
+    @contextmanager
+    def adding(self) -> Iterator[None]:
+        """In the body, what this thread puts, or finds to be here already, can't be collected: time to pin it."""
+        with Writing(self._context).around():
+            yield
+
     def replace_many(self, blocks: Iterable[tuple[Cid, Buffer]]) -> None:
         """Store blocks as ``put_many`` does, also where there is one of the same CID already.
 

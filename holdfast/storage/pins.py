@@ -14,6 +14,8 @@ from holdfast.storage.cid import Cid
 from holdfast.storage.dag import reachable
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from holdfast.storage.local_store import LocalStore
 
 __all__ = ["Pins", "Root"]
@@ -128,6 +130,10 @@ class Pins:
     def _items(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         with self._local.transaction() as txn:
             return list(txn.items(_TABLE, prefix))
+
+    def adding(self) -> AbstractContextManager[None]:
+        """While this lasts, what this thread adds, or finds to be here already, can't be collected: time to pin it."""
+        return self._local.adding()
 
     # ------------------------------------------------------------------------------------------------ use
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 import lmdb
@@ -21,7 +21,7 @@ from holdfast.storage.references import FileRange, FileTable
 from holdfast.storage.segments import Segments, SegmentWriter, lock_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from holdfast.storage.epochs import Epochs, Membership
@@ -75,6 +75,8 @@ class Writing:
         self._aged: set[bytes] = set()
         self._recent: set[bytes] = set()
         self._writers: list[SegmentWriter] = []
+        self._after_node = False
+        self._gathers = False
         self._files = FileTable()
         self._new_bytes = 0
         self._wanted: set[bytes] = set()  # of what is staged; the rest is another version's of the same work
@@ -107,6 +109,9 @@ class Writing:
             except BaseException as error:
                 self._undo(keep_staged=not isinstance(error, Exception))
                 raise
+            for call in calls:
+                if call._gathers:  # noqa: SLF001
+                    call._recent.update(self._places, self._aged, self._recent, self._wanted)  # noqa: SLF001
         finally:
             calls.remove(self)
             for writer in self._writers:
@@ -114,6 +119,23 @@ class Writing:
             self._leave()
             self._unlock_session()
         return self._new_bytes
+
+    @contextmanager
+    def around(self) -> Iterator[None]:
+        """Be a call that takes no blocks, around others of this thread.
+
+        It builds on what those put or skip: a collector waits for it, or has it renew all of that before it moves on.
+        """
+        self._gathers = True
+        calls = _calls(self._index.folder)
+        calls.append(self)
+        try:
+            with disk_errors(self._index.folder):
+                self._enter()
+            yield
+        finally:
+            calls.remove(self)
+            self._leave()
 
     # ---------------------------------------------------------------------------------------- block by block
 
@@ -141,9 +163,8 @@ class Writing:
         try:
             self._write(cid, key, data, size)
         except OSError:
-            with disk_errors(
-                self._index.folder
-            ):  # not around it all: entering it costs as much as half a block
+            # Only now, and not around it all: to enter this costs as much as half a block.
+            with disk_errors(self._index.folder):
                 raise
 
     def _write(self, cid: Cid, key: bytes, data: Buffer | FileRange, size: int) -> None:
@@ -200,14 +221,15 @@ class Writing:
         """The segment for the next block, with room reserved for it."""
         limit = self._context.segments.size_bytes
         writer = self._writers[-1] if self._writers else None
-        # A file's leaves come first and its other blocks after them, so a block that is no leaf ends a run of leaves.
+        # A file's leaves come first and its other blocks after them, so behind a block that is no leaf a file has ended.
         if writer is None or (
-            writer.end >= limit and (cid.codec != RAW or writer.end + size > HARD_LIMIT * limit)
+            writer.end >= limit and (self._after_node or writer.end + size > HARD_LIMIT * limit)
         ):
             if writer is not None:
                 writer.flush()
             writer = self._context.segments.claim()
             self._writers.append(writer)
+        self._after_node = cid.codec != RAW
         quota = self._context.quota
         if quota is not None and writer.end + size > writer.reserved_end:
             try:

@@ -98,17 +98,21 @@ async function block (helia, task) {
 }
 
 const request = JSON.parse(await text(process.stdin))
-const transformRequestInit = (init) => request.token == null
-  ? init
-  : { ...init, headers: { ...init?.headers, authorization: `Bearer ${request.token}` } }
+if (request.token != null) { // Helia has no place for a token of its routers
+  const plain = globalThis.fetch
+  globalThis.fetch = async (resource, init) => {
+    const headers = new Headers(init?.headers)
+    headers.set('authorization', `Bearer ${request.token}`)
+    return await plain(resource, { ...init, headers })
+  }
+}
 // Helia comes to its gateways when a router has found nobody; without any router it waits for ever.
 const nobody = { name: 'nobody', findProviders: async function * () {} }
 const helia = await withHTTP(createHeliaLight({ routers: [() => nobody] }), {
   delegatedRouters: request.routers ?? [],
   recursiveGateways: request.gateways ?? [],
   allowInsecure: true,
-  allowLocal: true,
-  transformRequestInit
+  allowLocal: true
 }).start()
 const fs = unixfs(helia)
 const does = {

@@ -200,9 +200,10 @@ with open_store(sys.argv[1]) as store:
     print("ready", flush=True)
     for turn in range(int(sys.argv[2])):
         data = bytes([turn]) * 300_000
-        cid = store.add_bytes(data, pin=False)
-        store.pins.pin(cid)
+        cid = store.add_bytes(data)
         assert bytes(store.open(cid)) == data, turn
+        if turn % 3:
+            store.unpin(cid)
 print("done", flush=True)
 """
 

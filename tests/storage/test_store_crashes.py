@@ -468,6 +468,33 @@ def test_a_source_that_stores_blocks_itself_does_not_stop_a_collector_for_ever(t
         assert len(removed) == 1
 
 
+def test_what_was_put_stays_until_there_was_time_to_pin_it(tmp_path):
+    """Also when the collector had the thread move on in between, to the epoch that it waits for no longer."""
+    first, second, third = block(b"first"), block(b"second"), block(b"third")
+    with closing(LocalStore(tmp_path)) as store, closing(LocalStore(tmp_path)) as collector:
+        removed = []
+
+        def collect(ahead_s=1):
+            with collector.epoch(int(time.time()) + ahead_s, timeout_s=60) as cutoff_s:
+                removed.append(collector.remove(lambda _: True, cutoff_s=cutoff_s).blocks)
+
+        with store.adding():
+            store.put_many([first])
+            for block_ in (second, third):  # each moves the thread on to the epoch that was announced before
+                thread = threading.Thread(target=collect)
+                thread.start()
+                for _ in range(1000):
+                    if store._index.totals().cutoff_s:
+                        break
+                    time.sleep(0.01)
+                store.put_many([block_])
+                thread.join(60)
+            assert removed == [0, 0]
+            assert all(store.has(cid) for cid, _ in (first, second, third))
+        collect(ahead_s=10)  # later than the times that were renewed just now
+        assert removed == [0, 0, 3]
+
+
 def test_an_orphan_of_a_crash_is_removed_and_its_number_never_used_again(tmp_path):
     folder = tmp_path / "segments"
     with closing(LocalStore(tmp_path)) as store:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.cluster.cli.output import human_bytes, open_client, show, table
-from holdfast.config import load_settings, read_token, token_for
+from holdfast.config import load_settings, note_ipfs, read_token, token_for
 from holdfast.errors import InvalidInput
 from holdfast.telemetry import log_to_stderr
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["add_commands"]
 
-_IPFS = "keep the blocks in this IPFS daemon, such as http://127.0.0.1:5001 (default: in the home)"
+_IPFS = (
+    "keep the blocks in this IPFS daemon, such as http://127.0.0.1:5001, from now on; '' keeps them in the home again "
+    "(default: as before, at first in the home)"
+)
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser, connected: argparse.ArgumentParser) -> None:
@@ -91,6 +94,7 @@ def _up(arguments: argparse.Namespace) -> None:
     token = token_for(settings.home)
 
     def ready(facts: dict[str, Any]) -> None:
+        _remember_ipfs(settings.home, arguments.ipfs)
         url = facts["url"]
         text = (
             f"holdfast master at {url}\n"
@@ -120,6 +124,7 @@ def _worker(arguments: argparse.Namespace) -> None:
     token = read_token(settings.home / "token") if given is None else token_for(settings.home, given)
 
     def ready(facts: dict[str, Any]) -> None:
+        _remember_ipfs(settings.home, arguments.ipfs)
         text = f"holdfast worker {facts['id']} joined {facts['master_url']}\n  blocks      {facts['url']}\nCtrl-C stops it."
         show(arguments, facts, text)
 
@@ -127,6 +132,12 @@ def _worker(arguments: argparse.Namespace) -> None:
         return Worker(settings, master_url=arguments.join, token=token, wait_s=arguments.wait)
 
     asyncio.run(run_daemon(settings.home, make, ready))
+
+
+def _remember_ipfs(home: Path, given: str | None) -> None:
+    """Jobs and commands that open the home must look for its blocks where its daemon does."""
+    if given is not None:
+        note_ipfs(home, given)
 
 
 def _down(arguments: argparse.Namespace) -> None:
