@@ -18,8 +18,8 @@ from contextlib import closing
 from pathlib import Path
 
 import multiformats
-from bench.side_by_side import copy_and_sync, interleaved, random_file, rate, report, seconds
 
+from bench.side_by_side import copy_and_sync, interleaved, random_file, rate, report, seconds
 from holdfast.storage.block_store import VerifyingStore
 from holdfast.storage.cid import Cid
 from holdfast.storage.content import ContentStore
@@ -49,6 +49,8 @@ class Scratch:
         self._numbers = itertools.count()
 
     def timed(self, run: Callable[[Path], float]) -> Callable[[], float]:
+        """``run`` in a folder of its own, which is removed afterwards."""
+
         def once() -> float:
             target = self._folder / f"scratch-{next(self._numbers)}"
             target.mkdir()
@@ -204,11 +206,14 @@ def small(folder: Path) -> None:
         return rate(SMALL_FILES, lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
 
     def added_by_dvc(target: Path) -> float:
-        assert dvc is not None
-        run = {"cwd": target, "check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        subprocess.run([dvc, "init", "--no-scm"], **run)  # type: ignore[call-overload]
+
+        def run(*arguments: str) -> None:
+            quiet = subprocess.DEVNULL
+            subprocess.run([str(dvc), *arguments], cwd=target, check=True, stdout=quiet, stderr=quiet)
+
+        run("init", "--no-scm")
         shutil.copytree(source, target / "data")
-        return rate(SMALL_FILES, lambda: subprocess.run([dvc, "add", "data"], **run))  # type: ignore[call-overload]
+        return rate(SMALL_FILES, lambda: run("add", "data"))
 
     candidates = {
         "add, in this process": scratch.timed(added),

@@ -236,12 +236,6 @@ def _from_environment() -> dict[str, str]:
 
 def _typed(key: str, wanted: Any, value: Any) -> Any:
     try:
-        if wanted is bool:
-            if isinstance(value, bool):
-                return value
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
-                value.lower()
-            ]
         if wanted is int and not isinstance(value, (bool, float)):
             return int(value)
         if wanted is float and not isinstance(value, bool) and math.isfinite(float(value)):
@@ -254,7 +248,7 @@ def _typed(key: str, wanted: Any, value: Any) -> Any:
             items = value.split(",") if isinstance(value, str) else list(value)
             if not isinstance(value, dict):
                 return tuple(stripped for item in items if (stripped := str.strip(item)))
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError):
         pass
     if get_origin(wanted) is Literal:
         raise InvalidInput(f"setting {key!r} must be {' or '.join(get_args(wanted))}, not {value!r}")

@@ -14,7 +14,7 @@ from holdfast.registry.model_registry import ModelRegistry
 from holdfast.registry.records import ConversionRecord, RunRecord, load_record
 from holdfast.registry.run_table import RunSpec
 from holdfast.storage.cid import Cid
-from holdfast.storage.opening import open_store, write_peers
+from holdfast.storage.opening import open_store, read_cluster, write_peers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -67,7 +67,9 @@ def connect(
     except BaseException:
         store.close()
         raise
-    write_peers(settings.home, [node["url"] for node in nodes if node["alive"]], master=backend.url)
+    alive = [node["url"] for node in nodes if node["alive"]]
+    if read_cluster(settings.home).node_url not in alive:  # a node's own daemon notes that, and what it is called
+        write_peers(settings.home, alive, master=backend.url)
     return Client(settings.home, store, backend)
 
 

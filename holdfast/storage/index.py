@@ -46,6 +46,23 @@ _open_environments_lock = threading.Lock()
 """LMDB forbids opening one environment twice in a process, so stores on the same folder share it."""
 
 
+def _close_inherited() -> None:
+    """In a forked child: let go of the parent's environments, which LMDB forbids to use; each store opens its own again.
+
+    Closing gives up the parent's reader slots that are in use at this moment. It takes new ones for its next reads, and a read
+    that is under way would need two commits of others before it ends to miss its slot.
+    """
+    global _open_environments_lock  # noqa: PLW0603 -- somebody may have held it at the moment of the fork
+    _open_environments_lock = threading.Lock()
+    for env, _, _ in _open_environments.values():
+        with suppress(lmdb.Error):
+            env.close()
+    _open_environments.clear()
+
+
+os.register_at_fork(after_in_child=_close_inherited)
+
+
 class Index:
     """The tables of one store.
 
@@ -63,22 +80,28 @@ class Index:
         self.folder = folder
         self.path = folder / "index"
         self.closed = False
-        try:
-            self.env, self.tables = _open_environment(str(self.path), map_size_bytes)
-        except lmdb.Error as error:
-            raise self.error(error) from error
-        self.blocks, self.meta = self.tables["blocks"], self.tables["meta"]
+        self._map_size = map_size_bytes
+        self._open()
         try:
             self._check_format()
         except BaseException:
             self.close()
             raise
 
+    def _open(self) -> None:
+        try:
+            self.env, self.tables = _open_environment(str(self.path), self._map_size)
+        except lmdb.Error as error:
+            raise self.error(error) from error
+        self.blocks, self.meta = self.tables["blocks"], self.tables["meta"]
+        self._process = os.getpid()
+
     def close(self) -> None:
         """Close it; closing twice is fine."""
         if not self.closed:
             self.closed = True
-            _close_environment(str(self.path))
+            if self._process == os.getpid():
+                _close_environment(str(self.path))
 
     def error(self, error: lmdb.Error) -> HoldfastError:
         """What an error of LMDB means to the caller."""
@@ -100,6 +123,8 @@ class Index:
         """A plain LMDB transaction."""
         if self.closed:
             raise Conflict(f"the store {self.folder} is closed")
+        if self._process != os.getpid():  # LMDB forbids to go on with an environment behind a fork
+            self._open()
         try:
             return self.env.begin(write=write)
         except lmdb.Error as error:

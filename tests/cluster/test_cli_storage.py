@@ -44,7 +44,7 @@ def test_only_hash_gives_the_cid_and_stores_nothing(tmp_path: Path, home: str):
     assert done.returncode == 3
 
 
-def test_cid_only_prints_nothing_else(tmp_path: Path, home: str):
+def test_cid_only_prints_nothing_else(home: str):
     done = subprocess.run(
         [sys.executable, "-m", "holdfast.cluster.cli", "add", "-", "--cid-only", "--home", home],
         input=b"hello",
@@ -168,7 +168,11 @@ def test_a_damaged_car_leaves_the_store_as_it_was(tmp_path: Path, home: str):
     cli_json("export", root, "-o", str(tmp_path / "x.car"), "--home", home)
     data = (tmp_path / "x.car").read_bytes()
     other = str(tmp_path / "other")
-    for name, wrong in (("cut", data[:-1000]), ("bent", data[:-1000] + b"?" + data[-999:]), ("none", b"GIF89a")):
+    for name, wrong in (
+        ("cut", data[:-1000]),
+        ("bent", data[:-1000] + b"?" + data[-999:]),
+        ("none", b"GIF89a"),
+    ):
         (tmp_path / name).write_bytes(wrong)
         done = run_cli("import", str(tmp_path / name), "--home", other)
         assert done.returncode == 5, name

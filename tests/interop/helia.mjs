@@ -3,6 +3,7 @@
 //     {"gateways": [URL], "routers": [URL], "token": TEXT, "tasks": [TASK]}
 //
 // Tasks:  {"do": "cat", "cid", "to": FILE, "offset"?, "length"?}   a file, or a range of it, through the gateways
+//                                                                  "session": true asks the providers of the root for all of it
 //         {"do": "copy", "cid", "to": FOLDER}                      a directory with everything below it
 //         {"do": "block", "cid"}                                   one block, as hex
 //         {"do": "add", "path", "profile": OPTIONS}                the CID of a file or a folder; nothing is sent anywhere
@@ -115,9 +116,10 @@ const helia = await withHTTP(createHeliaLight({ routers: [() => nobody] }), {
   allowLocal: true
 }).start()
 const fs = unixfs(helia)
+const inSession = (cid) => ({ ...helia, blockstore: helia.blockstore.createSession(CID.parse(cid)) })
 const does = {
   add,
-  cat: async (task) => await cat(fs, task),
+  cat: async (task) => await cat(task.session ? unixfs(inSession(task.cid)) : fs, task),
   copy: async (task) => await copy(fs, CID.parse(task.cid), task.to),
   block: async (task) => await block(helia, task)
 }

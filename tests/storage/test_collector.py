@@ -117,7 +117,7 @@ def test_why_shows_the_way_from_a_name_to_a_block(local, store):
         collector(local).why(Cid.of(b"not here"))
 
 
-def test_a_rotten_node_condemns_nothing(local, store, tmp_path):
+def test_a_rotten_node_condemns_nothing(local, store):
     leaf = store.add_bytes(b"leaf", pin=False)
     record = store.put_record({"x": leaf})
     Pins(local).hold("model m:1.0.0", record)

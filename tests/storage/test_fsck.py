@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 import pytest
 
 from holdfast.errors import NotFound
-from holdfast.storage.block_store import SupportsExtent
 from holdfast.storage.cid import Cid
 from holdfast.storage.content import ContentStore
 from holdfast.storage.fsck import check
 from holdfast.storage.local_store import LocalStore
 from holdfast.storage.pins import Pins
+
+if TYPE_CHECKING:
+    from holdfast.storage.block_store import SupportsExtent
 
 MIB = 1 << 20
 

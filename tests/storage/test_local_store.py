@@ -803,3 +803,26 @@ def test_a_full_disk_can_be_emptied(tmp_path):
         assert os.statvfs(disk).f_bavail > free
         for cid, data in blocks[1::2]:
             assert bytes(store.get(cid)) == data
+
+
+def test_a_forked_child_reads_and_writes_beside_its_parent(tmp_path):
+    cids = [Cid.of(b"%d" % i) for i in range(400)]
+    with closing(LocalStore(tmp_path / "blocks")) as store:
+        store.put_many([(cids[0], b"0")])
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                assert bytes(store.get(cids[0])) == b"0"
+                for i in range(1, 200):
+                    store.put_many([(cids[i], b"%d" % i)])
+                    assert store.has(cids[i])
+                store.close()
+                status = 0
+            finally:
+                os._exit(status)
+        for i in range(200, 400):
+            store.put_many([(cids[i], b"%d" % i)])
+            assert store.has(cids[0])
+        assert os.waitpid(child, 0)[1] == 0
+        assert all(bytes(store.get(cid)) == b"%d" % i for i, cid in enumerate(cids))
