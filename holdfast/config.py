@@ -2,7 +2,8 @@
 
 One dataclass per component. A setting ``section.key`` is read from the environment variable
 ``HOLDFAST_SECTION__KEY`` and from the table ``[section]`` of ``$HOLDFAST_HOME/config.toml``. An unknown key is
-an error with a suggestion, never ignored. ``holdfast config`` prints each value with where it came from.
+an error with a suggestion, never ignored. ``holdfast up --ipfs`` leaves a note in the home, which the file overrules.
+``holdfast config`` prints each value with where it came from.
 
 ``HOLDFAST_HOME`` (default ``~/.holdfast``) chooses the home folder: the block store, the registry, the token.
 """

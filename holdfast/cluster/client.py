@@ -68,7 +68,8 @@ def connect(
         store.close()
         raise
     alive = [node["url"] for node in nodes if node["alive"]]
-    if read_cluster(settings.home).node_url not in alive:  # a node's own daemon notes that, and what it is called
+    # A daemon that runs on this home notes more than we know: who it is itself, which announcements need.
+    if read_cluster(settings.home).node_url not in alive:
         write_peers(settings.home, alive, master=backend.url)
     return Client(settings.home, store, backend)
 

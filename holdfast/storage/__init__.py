@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from holdfast.storage.content import ContentStore, Stat
     from holdfast.storage.dataset import Dataset, open_dataset, store_dataset
     from holdfast.storage.fetcher import Fetcher, FetchingStore, Provider
+    from holdfast.storage.kubo_store import KuboStore
     from holdfast.storage.loader import iter_batches
     from holdfast.storage.local_store import LocalStore
     from holdfast.storage.opening import open_store
@@ -29,6 +30,7 @@ _HOMES = {
     "Dataset": "dataset",
     "Fetcher": "fetcher",
     "FetchingStore": "fetcher",
+    "KuboStore": "kubo_store",
     "LocalStore": "local_store",
     "Provider": "fetcher",
     "Stat": "content",
@@ -47,6 +49,7 @@ __all__ = [
     "Dataset",
     "Fetcher",
     "FetchingStore",
+    "KuboStore",
     "LocalStore",
     "Provider",
     "Stat",

@@ -150,6 +150,8 @@ class _Walk:
             if self._sources is not None:
                 known = self._sources.find(path, before, by_reference=self._by_reference)
                 if known is not None:
+                    for below in self._sources.blocks_of(known):
+                        yield below, None  # it is here; a collector that works just now is to leave it here
                     if self._progress is not None:
                         self._progress(before.st_size)
                     return known

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from holdfast.storage.cid import Buffer, Cid
     from holdfast.storage.references import FileRange
 
-    Payload: TypeAlias = Buffer | FileRange
-    """A block's bytes, or where in the user's own files they lie."""
+    Payload: TypeAlias = Buffer | FileRange | None
+    """A block's bytes, or where in the user's own files they lie, or None for a block that is here already."""
 
 __all__ = [
     "MAX_BLOCK_BYTES",
@@ -76,6 +76,7 @@ class BlockStore(Protocol):
 
         Raises:
             InvalidInput: A block is larger than :data:`MAX_BLOCK_BYTES`.
+            NotFound: A block that is said to be here already is not.
             Unsupported: A block is a :class:`FileRange`, and the store can't refer to files.
             Unavailable: The disk is full.
         """

@@ -27,6 +27,8 @@ __all__ = ["Collector", "Plan", "Swept"]
 
 log = get_logger(__name__)
 
+WORTHWHILE_GARBAGE = 0.05
+"""A segment with a larger share of garbage is rewritten."""
 ROOM_SHARE = 0.1
 """So much of its quota a full store frees beyond what is needed now: making room is work, and should be rare."""
 ROOM_GRACE_S = 60.0
@@ -132,7 +134,7 @@ class Collector:
             }
             self._mark(kept)  # somebody may have named something meanwhile
             dead -= kept.whole | kept.single
-            removed = self._local.remove(dead, cutoff_s=cutoff_s, min_garbage=0.0)
+            removed = self._local.remove(dead, cutoff_s=cutoff_s, min_garbage=WORTHWHILE_GARBAGE)
             self._forget_uses()
         return Swept(blocks=removed.blocks, bytes=removed.bytes, freed_bytes=removed.freed_bytes)
 

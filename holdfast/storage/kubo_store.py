@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from holdfast.storage.block_store import Payload
+    from holdfast.storage.cid import Buffer
 
 __all__ = ["KuboStore"]
 
@@ -232,6 +233,7 @@ class KuboStore:
         """Store blocks in the daemon; see the class for what holds when something fails.
 
         Raises:
+            NotFound: A block that is said to be here already is not.
             InvalidInput: A block is larger than peers exchange; nothing was stored.
             Unsupported: A block lies in a file of the user's own; nothing was stored.
             Unavailable: The daemon does not answer, or a disk is full.
@@ -244,6 +246,10 @@ class KuboStore:
             spool = Spool(file)
             for cid, data in blocks:
                 key = cid.multihash
+                if data is None:
+                    if key not in batch and key not in spool.multihashes and not self.has(cid):
+                        raise NotFound(f"{cid} is not in the IPFS daemon at {self.url} any more; add it again")
+                    continue
                 if inline_block(cid) is None and key not in batch and key not in spool.multihashes:
                     batch[key] = self._checked(cid, data)
                     batch_bytes += len(batch[key])
@@ -257,7 +263,7 @@ class KuboStore:
                 self._import(part)
             return spool.payload_bytes
 
-    def _checked(self, cid: Cid, data: Payload) -> bytes:
+    def _checked(self, cid: Cid, data: Buffer | FileRange) -> bytes:
         if isinstance(data, FileRange):
             raise Unsupported(
                 f"{data.path} can't be added by reference: this home keeps its blocks in the IPFS daemon at {self.url}, "

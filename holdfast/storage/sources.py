@@ -9,9 +9,12 @@ import time
 from typing import TYPE_CHECKING
 
 from holdfast.storage.cid import Cid
+from holdfast.storage.dag import reachable
 from holdfast.storage.unixfs import Node
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from holdfast.storage.local_store import LocalStore
     from holdfast.storage.unixfs import Profile
 
@@ -58,6 +61,10 @@ class SourceCache:
         file_size, total_size = _SIZES.unpack_from(value, _STATUS.size)
         cid = Cid(value[_STATUS.size + _SIZES.size :])
         return Node(cid, file_size, total_size) if self._local.has(cid) else None
+
+    def blocks_of(self, node: Node) -> Iterator[Cid]:
+        """Every block of a file that :meth:`find` found."""
+        return reachable(self._local.get, node.cid)
 
     def note(self, path: str, status: os.stat_result, node: Node, *, by_reference: bool) -> None:
         """Remember the root of a file, from :meth:`save` on; ``status`` is from before it was read."""

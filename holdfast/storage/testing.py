@@ -161,6 +161,14 @@ class BlockStoreTests(BlockReadTests):
         assert store.put_many([block(b"twice")]) == 0
         assert len(list(store.multihashes())) == 2
 
+    def test_what_a_caller_builds_on_must_be_here(self, store: BlockStore) -> None:
+        here, absent = block(b"here already"), block(b"not here")
+        store.put_many([here])
+        assert store.put_many([(here[0], None), block(b"new")]) == 3
+        with pytest.raises(NotFound, match=str(absent[0])):
+            store.put_many([block(b"never visible"), (absent[0], None)])
+        assert not store.has(block(b"never visible")[0])
+
     def test_nothing_to_store_is_no_error(self, store: BlockStore) -> None:
         assert store.put_many([]) == 0
         assert list(store.multihashes()) == []

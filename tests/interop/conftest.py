@@ -68,7 +68,7 @@ def _node() -> str | None:
         candidates.append(str(Path(wheel.origin).parent / "bin" / "node"))
     candidates.append(shutil.which("node"))
     for candidate in candidates:
-        if candidate is None or not Path(candidate).exists():
+        if not candidate or not Path(candidate).is_file():
             continue
         done = subprocess.run(
             [candidate, "--version"], capture_output=True, text=True, check=False, timeout=30

@@ -24,6 +24,7 @@ def blocks(tmp_path: Path) -> Iterator[LocalStore]:
 
 @pytest.mark.parametrize("profile", NAMES)
 def test_helia_reads_every_byte_of_a_directory_that_we_wrote(
+    *,
     profile: str,
     blocks: LocalStore,
     serve: Callable[..., Any],
@@ -50,6 +51,7 @@ def test_helia_reads_every_byte_of_a_directory_that_we_wrote(
 
 @pytest.mark.parametrize("profile", NAMES)
 def test_a_range_that_helia_reads_is_that_range_and_no_more_is_sent(
+    *,
     profile: str,
     blocks: LocalStore,
     serve: Callable[..., Any],
