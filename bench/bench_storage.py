@@ -155,14 +155,17 @@ def files(folder: Path) -> None:
                     file.seek(0)
                     file.readinto(plain)
 
+                def copy_from(view: memoryview) -> None:
+                    plain[:] = view
+
                 results = interleaved(
                     {
                         "readinto of the file": lambda: rate(mebibytes, read_into),
                         "open + copy, verify = ingest": lambda: rate(
-                            mebibytes, lambda: bytearray(trusting.open(cid))
+                            mebibytes, lambda: copy_from(trusting.open(cid))
                         ),
                         "open + copy, verify = always": lambda: rate(
-                            mebibytes, lambda: bytearray(store.open(cid))
+                            mebibytes, lambda: copy_from(store.open(cid))
                         ),
                         "stream, verify = always": lambda: rate(
                             mebibytes, lambda: sum(map(len, store.stream(cid)))

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -11,11 +12,17 @@ PIECE_BYTES = 1 << 20
 
 
 def interleaved(candidates: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """What each candidate returns in each round; they take turns, so that a slow minute hits all of them."""
+    """What each candidate returns in each round.
+
+    They take turns, so that a slow minute hits all of them, and each round has another order: what one leaves behind, such as
+    memory that the kernel has to tidy up, would otherwise always hit the same one.
+    """
     results: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds):
-        for name, run in candidates.items():
-            results[name].append(run())
+    for number in range(rounds):
+        order = list(candidates)
+        random.Random(number).shuffle(order)
+        for name in order:
+            results[name].append(candidates[name]())
     return results
 
 

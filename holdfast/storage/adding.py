@@ -155,17 +155,23 @@ class _Walk:
                     if self._progress is not None:
                         self._progress(before.st_size)
                     return known
-            if isinstance(profile.chunker, FormatChunker):
-                blocks = _cut_by_format(file, path, profile, otherwise, self._progress)
-            else:
-                blocks = file_blocks(file, profile, self._progress)
-            node = yield from (self._referenced(blocks, path) if self._by_reference else blocks)
+            node = yield from self._read(file, path, profile, otherwise)
             after = os.fstat(handle)
         if _identity(after) != _identity(before) or node.file_size != before.st_size:
             raise Conflict(f"{path} changed while it was read; add it again")
         if self._sources is not None:
             self._sources.note(path, before, node, by_reference=self._by_reference)
         return node
+
+    def _read(self, file: io.FileIO, path: str, profile: Profile, otherwise: Profile | None) -> Blocks:
+        if isinstance(profile.chunker, FormatChunker):
+            blocks = _cut_by_format(file, path, profile, otherwise, self._progress)
+        else:
+            blocks = file_blocks(file, profile, self._progress)
+        try:
+            return (yield from (self._referenced(blocks, path) if self._by_reference else blocks))
+        except Conflict as error:
+            raise Conflict(f"{path}: {error}") from error
 
     def _referenced(self, blocks: Cut, path: str) -> Blocks:
         real = Path(path).resolve()

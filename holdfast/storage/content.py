@@ -7,8 +7,11 @@ import io
 import os
 import secrets
 import shutil
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
@@ -19,8 +22,10 @@ from holdfast.storage.block_store import MAX_BLOCK_BYTES, SupportsPrefetch, Supp
 from holdfast.storage.cid import DAG_CBOR, RAW, Buffer, Cid
 from holdfast.storage.dag import RECORD_CODECS, decode_record, links_of
 from holdfast.storage.dag_pb import UnixFsType
+from holdfast.storage.disk_io import WRITE_BACK_BYTES, preallocate, start_write_back
 from holdfast.storage.unixfs import (
     DirectoryEntry,
+    Leaf,
     Node,
     Profile,
     directory_entries,
@@ -37,6 +42,8 @@ if TYPE_CHECKING:
     from holdfast.storage.sources import SourceCache
 
 __all__ = ["ContentStore", "Stat"]
+
+_READERS = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,13 +222,37 @@ class ContentStore:
         """
         if start < 0 or (end is not None and end < 0):
             raise InvalidInput(f"bytes {start} to {end} of {cid}: offsets can't be negative")
-        for leaf in file_leaves(cid, self.blocks.get, self._near(cid), start, end):
-            data = memoryview(leaf.data if leaf.data is not None else self.blocks.get(leaf.cid))
-            if leaf.size is not None and data.nbytes != leaf.size:
-                raise Corrupt(f"{leaf.cid} has {data.nbytes} bytes where its parent states {leaf.size}")
+        for leaf, data in self._loaded(file_leaves(cid, self.blocks.get, self._near(cid), start, end)):
             piece = data[max(0, start - leaf.offset) : None if end is None else max(0, end - leaf.offset)]
             if piece:
                 yield piece
+
+    def _loaded(self, leaves: Iterator[Leaf]) -> Iterator[tuple[Leaf, memoryview]]:
+        """Each piece with its bytes, in order; of a longer file the next ones are read, and hashed, meanwhile."""
+        for leaf in islice(leaves, 2):
+            yield leaf, self._load(leaf)
+        third = next(leaves, None)
+        if third is None:
+            return
+        pending: deque[tuple[Leaf, Future[memoryview]]] = deque()
+        pool = ThreadPoolExecutor(_READERS, thread_name_prefix="holdfast-read")
+        try:
+            for leaf in chain((third,), leaves):
+                pending.append((leaf, pool.submit(self._load, leaf)))
+                if len(pending) > 2 * _READERS:
+                    before, data = pending.popleft()
+                    yield before, data.result()
+            while pending:
+                before, data = pending.popleft()
+                yield before, data.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _load(self, leaf: Leaf) -> memoryview:
+        data = memoryview(leaf.data if leaf.data is not None else self.blocks.get(leaf.cid))
+        if leaf.size is not None and data.nbytes != leaf.size:
+            raise Corrupt(f"{leaf.cid} has {data.nbytes} bytes where its parent states {leaf.size}")
+        return data
 
     def open(self, cid: Cid) -> memoryview:
         """A whole file as read-only memory: a map of the store with no copy where it lies in one piece.
@@ -293,11 +324,22 @@ class ContentStore:
             return sum(
                 self._write(entry.cid, target / entry.name, progress, depth + 1) for entry in self.ls(cid)
             )
-        written = 0
-        with target.open("xb") as file:
+        return self._write_file(cid, target, progress)
+
+    def _write_file(self, cid: Cid, target: Path, progress: Callable[[int], object] | None) -> int:
+        written = pushed = 0
+        with target.open("xb", buffering=0) as file:
+            size = self.stat(cid).size
+            if size >= WRITE_BACK_BYTES:
+                preallocate(file.fileno(), 0, size)  # the kernel then has less to do for each page
             for piece in self.stream(cid):
-                file.write(piece)
+                rest = piece
+                while rest:
+                    rest = rest[file.write(rest) :]
                 written += len(piece)
+                if written - pushed >= WRITE_BACK_BYTES:
+                    start_write_back(file.fileno(), pushed, written - pushed)
+                    pushed = written
                 if progress is not None:
                     progress(len(piece))
         return written

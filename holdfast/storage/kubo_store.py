@@ -248,7 +248,9 @@ class KuboStore:
                 key = cid.multihash
                 if data is None:
                     if key not in batch and key not in spool.multihashes and not self.has(cid):
-                        raise NotFound(f"{cid} is not in the IPFS daemon at {self.url} any more; add it again")
+                        raise NotFound(
+                            f"{cid} is not in the IPFS daemon at {self.url} any more; add it again"
+                        )
                     continue
                 if inline_block(cid) is None and key not in batch and key not in spool.multihashes:
                     batch[key] = self._checked(cid, data)

@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from holdfast.errors import Corrupt
+from holdfast.storage.disk_io import WRITE_BACK_BYTES, preallocate, start_write_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,8 +30,7 @@ __all__ = ["SegmentMaps", "SegmentWriter", "Segments", "lock_file"]
 _MAX_MAPS = 128  # each keeps a file descriptor
 _FLUSH_BYTES = 1 << 20
 _FLUSH_PIECES = 512  # the kernel takes at most 1024 at once
-_WRITE_BACK_BYTES = 16 << 20
-_SYNC_FILE_RANGE_WRITE = 2
+_PREALLOCATE_BYTES = 64 << 20
 
 
 def lock_file(path: Path, *, create: bool = True, shared: bool = False, wait: bool = False) -> int | None:
@@ -164,7 +164,7 @@ class SegmentWriter:
         self.reserved_end = end
         """How far the quota lets it write."""
         self._handle = handle
-        self._written = self._pushed = self._synced = end
+        self._written = self._pushed = self._synced = self._allocated = end
         self._pending: list[Buffer] = []
         self._pending_bytes = 0
         os.lseek(handle, end, os.SEEK_SET)
@@ -199,6 +199,7 @@ class SegmentWriter:
         """Hand over to the kernel what waits here."""
         pending, self._pending, self._pending_bytes = self._pending, [], 0
         size = sum(map(len, pending))
+        self._allocate(size)
         done = os.writev(self._handle, pending) if pending else 0
         self._written += done
         if done < size:  # a signal or a nearly full disk: go on where it stopped
@@ -213,6 +214,9 @@ class SegmentWriter:
         """Make everything appended durable. The index may point to it from now on."""
         self.flush()
         if self._written > self._synced:
+            if self._allocated > self._written:
+                os.ftruncate(self._handle, self._written)
+                self._allocated = self._written
             os.fdatasync(self._handle)
         self._synced = self._written
 
@@ -221,19 +225,30 @@ class SegmentWriter:
         self._pending, self._pending_bytes = [], 0
         os.ftruncate(self._handle, end)
         os.lseek(self._handle, end, os.SEEK_SET)
-        self.end = self._written = self._pushed = self._synced = end
+        self.end = self._written = self._pushed = self._synced = self._allocated = end
 
     def close(self) -> None:
         """Release the lock, and give back the space of what was never synced."""
         with suppress(OSError):
-            if self._written > self._synced or self._pending:
+            if max(self._written, self._allocated) > self._synced or self._pending:
                 os.ftruncate(self._handle, self._synced)
         os.close(self._handle)
 
+    def _allocate(self, size: int) -> None:
+        """Set room aside for a long write: the kernel then has less to do for each page. A quota has no room to spare."""
+        beyond = self._written + size
+        if (
+            beyond > self._allocated
+            and beyond - self.start >= WRITE_BACK_BYTES
+            and self.reserved_end <= self.start
+        ):
+            preallocate(self._handle, self._written, _PREALLOCATE_BYTES)
+            self._allocated = self._written + _PREALLOCATE_BYTES  # also if it did not: once is enough to try
+
     def _push(self) -> None:
         """Let the disk begin with what is written, so that the sync at the end finds little left to do."""
-        if self._written - self._pushed >= _WRITE_BACK_BYTES:
-            _start_write_back(self._handle, self._pushed, self._written - self._pushed)
+        if self._written - self._pushed >= WRITE_BACK_BYTES:
+            start_write_back(self._handle, self._pushed, self._written - self._pushed)
             self._pushed = self._written
 
 
@@ -298,12 +313,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _start_write_back(handle: int, offset: int, length: int) -> None:
-    """Start writing a range to the disk without waiting, where the system can; it makes nothing durable."""
-    import ctypes  # takes a few milliseconds, which only large writes are worth
-
-    call = getattr(ctypes.CDLL(None), "sync_file_range", None)
-    if call is not None:
-        call(handle, ctypes.c_int64(offset), ctypes.c_int64(length), _SYNC_FILE_RANGE_WRITE)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import operator
 import os
+import stat
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import mmh3
 
-from holdfast.errors import Corrupt, HoldfastError, InvalidInput
+from holdfast.errors import Conflict, Corrupt, HoldfastError, InvalidInput
 from holdfast.storage.block_store import MAX_BLOCK_BYTES
 from holdfast.storage.chunkers import Chunker, FixedChunker, chunker_named
 from holdfast.storage.cid import DAG_PB, HASHES, RAW, Buffer, Cid, write_varint
@@ -166,7 +167,12 @@ def file_blocks(
 
     Raises:
         InvalidInput: The profile's chunker can't cut what the stream gives.
+        Conflict: A file became shorter while it was read.
     """
+    ranges = _fixed_ranges(stream, profile)
+    if ranges is not None:
+        leaves = _hashed_ranges(*ranges, profile)
+        return (yield from _file_of(leaves, profile, progress))
     chunks = profile.chunker.chunks(stream)
     first, second = next(chunks, b""), next(chunks, None)
     if second is None:  # one leaf: a thread would cost more than the hash
@@ -176,13 +182,21 @@ def file_blocks(
         if progress is not None:
             progress(len(first))
         return Node(cid, len(first), len(block))
+    leaves = _hashed_leaves(itertools.chain((first, second), chunks), profile)
+    del first, second
+    return (yield from _file_of(leaves, profile, progress))
+
+
+def _file_of(
+    leaves: Iterator[tuple[int, bytes, Cid]], profile: Profile, progress: Callable[[int], object] | None
+) -> Blocks:
+    """Yield the leaves' blocks, and those above them."""
     level: list[Node] = []
-    for size, block, cid in _hashed_leaves(itertools.chain((first, second), chunks), profile):
+    for size, block, cid in leaves:
         level.append(Node(cid, size, len(block)))
         yield cid, block
         if progress is not None:
             progress(size)
-    del first, second
     while len(level) > 1:
         parents = []
         for at in range(0, len(level), profile.max_links):
@@ -190,6 +204,46 @@ def file_blocks(
             parents.append(node)
         level = parents
     return level[0]
+
+
+def _fixed_ranges(stream: BinaryIO, profile: Profile) -> tuple[int, int, int] | None:
+    """Handle, start and end of what is left of a file of several chunks, if it is one on a disk and the chunks are all alike."""
+    if not isinstance(profile.chunker, FixedChunker):
+        return None
+    try:
+        handle, start = stream.fileno(), stream.tell()
+    except (AttributeError, OSError):
+        return None
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode) or status.st_size - start <= profile.chunker.max_chunk_bytes:
+        return None
+    return handle, start, status.st_size
+
+
+def _hashed_ranges(handle: int, start: int, end: int, profile: Profile) -> Iterator[tuple[int, bytes, Cid]]:
+    """As :func:`_hashed_leaves`; what reads a chunk also hashes it, while it is in the processor's cache."""
+    codec = RAW if profile.raw_leaves else DAG_PB
+    size = profile.chunker.max_chunk_bytes
+    step = size * max(1, _BATCH_BYTES // size)
+
+    def leaves_from(offset: int) -> list[tuple[int, bytes, Cid]]:
+        found = []
+        for at in range(offset, min(offset + step, end), size):
+            chunk = os.pread(handle, min(size, end - at), at)
+            if len(chunk) != min(size, end - at):
+                raise Conflict("the file changed while it was read: it became shorter; add it again")
+            block = _leaf(chunk, profile)
+            found.append((len(chunk), block, profile.cid(block, codec)))
+        return found
+
+    pending: deque[Future[list[tuple[int, bytes, Cid]]]] = deque()
+    with ThreadPoolExecutor(_HASHERS, thread_name_prefix="holdfast-hash") as pool:
+        for offset in range(start, end, step):
+            pending.append(pool.submit(leaves_from, offset))
+            if len(pending) > 2 * _HASHERS:
+                yield from pending.popleft().result()
+        while pending:
+            yield from pending.popleft().result()
 
 
 def _hashed_leaves(chunks: Iterable[bytes], profile: Profile) -> Iterator[tuple[int, bytes, Cid]]:
