@@ -22,10 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.numpy
 
-from holdfast.storage.car import car_blocks, car_frames
-from holdfast.storage.chunkers import chunker_named
 from holdfast.storage.cid import Cid
-from holdfast.storage.unixfs import Node, Profile, directory_blocks, file_blocks, profile_named
+from holdfast.storage.formats.car import car_blocks, car_frames
+from holdfast.storage.formats.chunkers import chunker_named
+from holdfast.storage.formats.unixfs import Node, Profile, directory_blocks, file_blocks, profile_named
 
 ROUNDS = 5
 FILE_BYTES = 256 << 20

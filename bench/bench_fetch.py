@@ -20,9 +20,9 @@ from pathlib import Path
 from holdfast.storage.block_store import VerifyingStore
 from holdfast.storage.cid import Cid
 from holdfast.storage.content import ContentStore
-from holdfast.storage.fetcher import Fetcher, FetchingStore, Provider
-from holdfast.storage.local_store import LocalStore
-from holdfast.storage.unixfs import file_leaves
+from holdfast.storage.exchange.fetcher import Fetcher, FetchingStore, Provider
+from holdfast.storage.formats.unixfs import file_leaves
+from holdfast.storage.local.local_store import LocalStore
 
 ROUNDS = 7
 PIECE_BYTES = 1 << 20
@@ -33,7 +33,7 @@ def serve(kind: str, path: Path) -> None:
     """The server's process: prints its URL, and serves until its standard input ends."""
     from aiohttp import web
 
-    from holdfast.storage.node_server import add_block_routes
+    from holdfast.storage.gateway.node_server import add_block_routes
     from holdfast.web import errors_as_json, listen
 
     async def run() -> None:

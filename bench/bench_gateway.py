@@ -24,8 +24,8 @@ from aiohttp import web
 from holdfast.storage.block_store import Extent
 from holdfast.storage.cid import Cid
 from holdfast.storage.content import ContentStore
-from holdfast.storage.local_store import LocalStore
-from holdfast.storage.web_gateway import gateway_app
+from holdfast.storage.gateway.web_gateway import gateway_app
+from holdfast.storage.local.local_store import LocalStore
 from holdfast.web import listen
 
 ROUNDS = 15

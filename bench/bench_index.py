@@ -15,8 +15,8 @@ from contextlib import closing
 from pathlib import Path
 
 from holdfast.storage.cid import Cid
-from holdfast.storage.index_rows import ENTRY
-from holdfast.storage.local_store import LocalStore
+from holdfast.storage.local.index_rows import ENTRY
+from holdfast.storage.local.local_store import LocalStore
 
 BLOCKS = 10_000_000
 LENGTH = 4096

@@ -23,9 +23,9 @@ from bench.side_by_side import copy_and_sync, interleaved, random_file, rate, re
 from holdfast.storage.block_store import VerifyingStore
 from holdfast.storage.cid import Cid
 from holdfast.storage.content import ContentStore
-from holdfast.storage.local_store import LocalStore
-from holdfast.storage.pins import Pins
-from holdfast.storage.sources import SourceCache
+from holdfast.storage.local.local_store import LocalStore
+from holdfast.storage.local.pins import Pins
+from holdfast.storage.local.sources import SourceCache
 
 ROUNDS = 5
 FILE_BYTES = 1 << 30

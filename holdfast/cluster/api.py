@@ -11,9 +11,9 @@ from aiohttp import web
 from holdfast.errors import InvalidInput, NotFound
 from holdfast.registry.names import UNCHECKED
 from holdfast.registry.run_table import RunSpec
-from holdfast.storage.car import read_car
 from holdfast.storage.cid import Buffer, Cid
-from holdfast.storage.routing import MAX_RECORDS
+from holdfast.storage.exchange.routing import MAX_RECORDS
+from holdfast.storage.formats.car import read_car
 from holdfast.web import stream_reader
 
 if TYPE_CHECKING:

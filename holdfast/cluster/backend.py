@@ -12,7 +12,7 @@ from holdfast.http_client import HttpClient
 from holdfast.registry.names import Names, SqliteNames
 from holdfast.registry.opening import open_database
 from holdfast.registry.run_table import RunSpec, RunState, RunStatus, RunTable
-from holdfast.storage.car import car_frames
+from holdfast.storage.formats.car import car_frames
 from holdfast.storage.opening import open_backing
 
 if TYPE_CHECKING:

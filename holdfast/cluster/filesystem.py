@@ -23,12 +23,12 @@ from holdfast.config import default_home
 from holdfast.errors import InvalidInput, NotFound, Unsupported
 from holdfast.registry.names import Reference
 from holdfast.registry.records import CodeRecord, ConversionRecord, IndexRecord, ModelRecord, load_record
-from holdfast.storage import dag_json
 from holdfast.storage.cid import Cid
-from holdfast.storage.content_filesystem import ContentFileSystem
-from holdfast.storage.content_tree import FileMissing, Node, Remembered
-from holdfast.storage.dag import RECORD_CODECS
-from holdfast.storage.shared import Shared, shared
+from holdfast.storage.filesystem.content_filesystem import ContentFileSystem
+from holdfast.storage.filesystem.content_tree import FileMissing, Node, Remembered
+from holdfast.storage.filesystem.shared import Shared, shared
+from holdfast.storage.formats import dag_json
+from holdfast.storage.formats.dag import RECORD_CODECS
 
 if TYPE_CHECKING:
     import os

@@ -26,10 +26,10 @@ from holdfast.registry.names import SqliteNames
 from holdfast.registry.opening import open_database
 from holdfast.registry.run_table import RunSpec, RunState, RunStatus, RunTable
 from holdfast.storage.content import ContentStore
+from holdfast.storage.exchange.peer_id import peer_id_of
+from holdfast.storage.exchange.routing import ProviderTable, peer_record
+from holdfast.storage.gateway.web_gateway import add_gateway_routes
 from holdfast.storage.opening import open_backing, open_blocks, open_store, write_peers
-from holdfast.storage.peer_id import peer_id_of
-from holdfast.storage.routing import ProviderTable, peer_record
-from holdfast.storage.web_gateway import add_gateway_routes
 from holdfast.telemetry import get_logger
 from holdfast.training.ray_job import RayJob, answer_of
 from holdfast.web import bearer_token, errors_as_json, listen, metrics

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.errors import InvalidInput, NotFound
-from holdfast.storage.routing import address_of
+from holdfast.storage.exchange.routing import address_of
 
 __all__ = ["ALIVE_S", "Member", "Membership", "is_loopback", "loopback_network"]
 

@@ -17,9 +17,9 @@ from holdfast.errors import HoldfastError, NotFound, Unavailable
 from holdfast.http_client import HttpClient
 from holdfast.storage.cid import Cid
 from holdfast.storage.content import ContentStore
+from holdfast.storage.exchange.peer_id import peer_id_of
+from holdfast.storage.gateway.web_gateway import add_gateway_routes
 from holdfast.storage.opening import open_backing, open_blocks, write_peers
-from holdfast.storage.peer_id import peer_id_of
-from holdfast.storage.web_gateway import add_gateway_routes
 from holdfast.telemetry import get_logger
 from holdfast.web import bearer_token, errors_as_json, listen, metrics
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import Corrupt, HoldfastError
 from holdfast.registry.records import RECORDS
-from holdfast.storage import dag_cbor
 from holdfast.storage.cid import DAG_CBOR, Cid
+from holdfast.storage.formats import dag_cbor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,8 +10,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import Conflict, InvalidInput, NotFound
-from holdfast.storage import dag_cbor
 from holdfast.storage.cid import Cid
+from holdfast.storage.formats import dag_cbor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,24 +15,28 @@ if TYPE_CHECKING:
     from holdfast.storage.cid import Cid
     from holdfast.storage.content import ContentStore, Stat
     from holdfast.storage.dataset import Dataset, open_dataset, store_dataset
-    from holdfast.storage.fetcher import Fetcher, FetchingStore, Provider
-    from holdfast.storage.kubo_store import KuboStore
+    from holdfast.storage.exchange.fetcher import Fetcher, FetchingStore, Provider
+    from holdfast.storage.exchange.gateway_store import GatewayStore
+    from holdfast.storage.exchange.routing import RoutingClient
+    from holdfast.storage.formats.unixfs import PROFILES
+    from holdfast.storage.kubo.kubo_store import KuboStore
     from holdfast.storage.loader import iter_batches
-    from holdfast.storage.local_store import LocalStore
+    from holdfast.storage.local.local_store import LocalStore
     from holdfast.storage.opening import open_store
-    from holdfast.storage.unixfs import PROFILES
 
 _HOMES = {
-    "PROFILES": "unixfs",
+    "PROFILES": "formats.unixfs",
     "BlockStore": "block_store",
     "Cid": "cid",
     "ContentStore": "content",
     "Dataset": "dataset",
-    "Fetcher": "fetcher",
-    "FetchingStore": "fetcher",
-    "KuboStore": "kubo_store",
-    "LocalStore": "local_store",
-    "Provider": "fetcher",
+    "Fetcher": "exchange.fetcher",
+    "FetchingStore": "exchange.fetcher",
+    "GatewayStore": "exchange.gateway_store",
+    "KuboStore": "kubo.kubo_store",
+    "LocalStore": "local.local_store",
+    "Provider": "exchange.fetcher",
+    "RoutingClient": "exchange.routing",
     "Stat": "content",
     "VerifyingStore": "block_store",
     "iter_batches": "loader",
@@ -49,9 +53,11 @@ __all__ = [
     "Dataset",
     "Fetcher",
     "FetchingStore",
+    "GatewayStore",
     "KuboStore",
     "LocalStore",
     "Provider",
+    "RoutingClient",
     "Stat",
     "VerifyingStore",
     "iter_batches",

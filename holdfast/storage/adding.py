@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from holdfast.errors import Conflict, Denied, InvalidInput, NotFound
 from holdfast.storage.cid import RAW
-from holdfast.storage.format_chunkers import FormatChunker
-from holdfast.storage.references import FileRange
-from holdfast.storage.unixfs import Node, directory_blocks, file_blocks, file_name, symlink_blocks
+from holdfast.storage.formats.format_chunkers import FormatChunker
+from holdfast.storage.formats.unixfs import Node, directory_blocks, file_blocks, file_name, symlink_blocks
+from holdfast.storage.local.references import FileRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
     from holdfast.storage.block_store import Payload
     from holdfast.storage.cid import Buffer, Cid
-    from holdfast.storage.sources import SourceCache
-    from holdfast.storage.unixfs import Profile
+    from holdfast.storage.formats.unixfs import Profile
+    from holdfast.storage.local.sources import SourceCache
 
     Blocks = Generator[tuple[Cid, Payload], None, Node]
     Cut = Generator[tuple[Cid, Buffer], None, Node]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from holdfast.storage.cid import Buffer, Cid
-    from holdfast.storage.references import FileRange
+    from holdfast.storage.local.references import FileRange
 
     Payload: TypeAlias = Buffer | FileRange | None
     """A block's bytes, or where in the user's own files they lie, or None for a block that is here already."""

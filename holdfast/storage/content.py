@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from holdfast.errors import Conflict, Corrupt, InvalidInput, NotFound, Unsupported, disk_errors
-from holdfast.storage import dag_cbor
 from holdfast.storage.adding import MAX_TREE_DEPTH, path_blocks, tree_blocks
 from holdfast.storage.block_store import MAX_BLOCK_BYTES, SupportsPrefetch, SupportsView
 from holdfast.storage.cid import DAG_CBOR, RAW, Buffer, Cid
-from holdfast.storage.dag import RECORD_CODECS, decode_record, links_of
-from holdfast.storage.dag_pb import UnixFsType
 from holdfast.storage.disk_io import WRITE_BACK_BYTES, preallocate, start_write_back
-from holdfast.storage.unixfs import (
+from holdfast.storage.formats import dag_cbor
+from holdfast.storage.formats.dag import RECORD_CODECS, decode_record, links_of
+from holdfast.storage.formats.dag_pb import UnixFsType
+from holdfast.storage.formats.unixfs import (
     DirectoryEntry,
     Leaf,
     Node,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
 
     from holdfast.storage.block_store import BlockStore, Payload, SupportsPins
-    from holdfast.storage.sources import SourceCache
+    from holdfast.storage.local.sources import SourceCache
 
 __all__ = ["ContentStore", "Stat"]
 

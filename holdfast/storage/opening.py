@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING
 
 from holdfast.config import Settings, load_settings, read_token
 from holdfast.errors import Corrupt, HoldfastError, InvalidInput, Unavailable, Unsupported
-from holdfast.storage.announcing import AnnouncingPins, Cluster, Routing
-from holdfast.storage.block_client import BlockConnection, BufferPool
 from holdfast.storage.block_store import BlockStore, VerifyingStore
 from holdfast.storage.cid import RAW, Cid
-from holdfast.storage.collector import Collector
 from holdfast.storage.content import ContentStore
-from holdfast.storage.fetcher import Fetcher, FetchingStore, Provider
-from holdfast.storage.fsck import Report, check
-from holdfast.storage.local_store import LocalStore
-from holdfast.storage.pins import Pins
-from holdfast.storage.sources import SourceCache
+from holdfast.storage.exchange.announcing import AnnouncingPins, Cluster, Routing
+from holdfast.storage.exchange.block_client import BlockConnection, BufferPool
+from holdfast.storage.exchange.fetcher import Fetcher, FetchingStore, Provider
+from holdfast.storage.local.collector import Collector
+from holdfast.storage.local.fsck import Report, check
+from holdfast.storage.local.local_store import LocalStore
+from holdfast.storage.local.pins import Pins
+from holdfast.storage.local.sources import SourceCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from holdfast.storage.block_store import SupportsPins
-    from holdfast.storage.kubo_store import KuboStore
+    from holdfast.storage.kubo.kubo_store import KuboStore
 
 __all__ = [
     "PeerState",
@@ -59,7 +59,7 @@ def open_backing(settings: Settings) -> LocalStore | KuboStore:
 
 
 def _open_daemon(settings: Settings) -> KuboStore:
-    from holdfast.storage.kubo_store import KuboStore
+    from holdfast.storage.kubo.kubo_store import KuboStore
 
     if settings.storage.max_bytes:
         raise InvalidInput(
@@ -123,7 +123,7 @@ def _keepers(local: LocalStore | KuboStore) -> tuple[SupportsPins, SourceCache |
     """What pins in a backing, and what remembers the files that were added to it."""
     if isinstance(local, LocalStore):
         return Pins(local), SourceCache(local)
-    from holdfast.storage.kubo_pins import KuboPins
+    from holdfast.storage.kubo.kubo_pins import KuboPins
 
     return KuboPins(local), None
 
@@ -154,7 +154,7 @@ def open_collector(settings: Settings) -> Iterator[Collector]:
 def check_home(
     settings: Settings, *, repair: bool = False, progress: Callable[[int], object] | None = None
 ) -> Report:
-    """Hash everything that a home has; see :func:`holdfast.storage.fsck.check`.
+    """Hash everything that a home has; see :func:`holdfast.storage.local.fsck.check`.
 
     Args:
         settings: Of the home.

@@ -29,7 +29,7 @@ from holdfast.storage.block_store import (
     SupportsView,
 )
 from holdfast.storage.cid import DAG_PB, RAW, Buffer, Cid
-from holdfast.storage.references import FileRange
+from holdfast.storage.local.references import FileRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -15,10 +15,10 @@ from holdfast.config import load_settings, token_for
 from holdfast.errors import Denied, InvalidInput, NotFound
 from holdfast.http_client import HttpClient
 from holdfast.storage.cid import Cid
-from holdfast.storage.local_store import LocalStore
+from holdfast.storage.exchange.peer_id import peer_id_of
+from holdfast.storage.exchange.routing import RoutingClient
+from holdfast.storage.local.local_store import LocalStore
 from holdfast.storage.opening import open_store, read_cluster
-from holdfast.storage.peer_id import peer_id_of
-from holdfast.storage.routing import RoutingClient
 
 from .conftest import listening_master
 

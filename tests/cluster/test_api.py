@@ -11,9 +11,9 @@ import pytest
 import holdfast
 from holdfast.errors import Conflict, Corrupt, Denied, InvalidInput, NotFound, Unavailable
 from holdfast.http_client import HttpClient
-from holdfast.storage.car import car_frames
 from holdfast.storage.cid import DAG_CBOR, Cid
-from holdfast.storage.dag_cbor import encode
+from holdfast.storage.formats.car import car_frames
+from holdfast.storage.formats.dag_cbor import encode
 
 from .conftest import listening_master
 

@@ -19,9 +19,9 @@ import holdfast
 from holdfast.cluster.filesystem import HoldfastFileSystem
 from holdfast.errors import Denied, InvalidInput, NotFound, Unavailable, Unsupported
 from holdfast.registry.records import ConversionRecord, IndexRecord, ModelRecord
-from holdfast.storage import dag_json
 from holdfast.storage.cid import Cid
 from holdfast.storage.dataset import store_dataset
+from holdfast.storage.formats import dag_json
 
 from .conftest import listening_master
 

@@ -17,8 +17,8 @@ from holdfast.config import token_for
 from holdfast.http_client import HttpClient
 from holdfast.storage.cid import Cid
 from holdfast.storage.content import ContentStore
-from holdfast.storage.local_store import LocalStore
-from holdfast.storage.peer_id import ed25519_public_key, peer_id_of_key
+from holdfast.storage.exchange.peer_id import ed25519_public_key, peer_id_of_key
+from holdfast.storage.local.local_store import LocalStore
 from holdfast.web import listen
 
 from .conftest import listening_master
@@ -38,9 +38,9 @@ from aiohttp import web
 from holdfast.config import load_settings, token_for
 from holdfast.http_client import HttpClient
 from holdfast.storage.cid import Cid
-from holdfast.storage.node_server import add_block_routes
+from holdfast.storage.gateway.node_server import add_block_routes
 from holdfast.storage.opening import open_blocks, open_store, write_peers
-from holdfast.storage.peer_id import peer_id_of
+from holdfast.storage.exchange.peer_id import peer_id_of
 from holdfast.web import bearer_token, errors_as_json, listen
 
 home, master, token, name, root = Path(sys.argv[1]), *sys.argv[2:]

@@ -16,7 +16,7 @@ from aiohttp import web
 from anyio.from_thread import start_blocking_portal
 
 from holdfast.storage.block_store import BlockStore
-from holdfast.storage.node_server import add_block_routes
+from holdfast.storage.gateway.node_server import add_block_routes
 from holdfast.web import errors_as_json, listen
 
 HERE = Path(__file__).parent

@@ -13,14 +13,14 @@ import aiohttp
 import pytest
 
 from holdfast.errors import Corrupt, NotFound, Unsupported
-from holdfast.storage import dag_cbor
 from holdfast.storage.block_store import Pin, SupportsPins, SupportsPrefetch
 from holdfast.storage.cid import DAG_CBOR, Cid
 from holdfast.storage.content import ContentStore
-from holdfast.storage.kubo_pins import KuboPins
-from holdfast.storage.kubo_store import KuboStore
-from holdfast.storage.local_store import LocalStore
-from holdfast.storage.references import FileRange
+from holdfast.storage.formats import dag_cbor
+from holdfast.storage.kubo.kubo_pins import KuboPins
+from holdfast.storage.kubo.kubo_store import KuboStore
+from holdfast.storage.local.local_store import LocalStore
+from holdfast.storage.local.references import FileRange
 from holdfast.storage.testing import BlockStoreTests, block
 
 pytestmark = pytest.mark.interop
@@ -286,7 +286,7 @@ def test_we_read_what_js_ipfs_wrote(store: KuboStore, client: Client, tree: Path
 def test_a_whole_dag_travels_through_a_car(
     store: KuboStore, client: Client, tree: Path, tmp_path: Path
 ) -> None:
-    from holdfast.storage.car import read_car
+    from holdfast.storage.formats.car import read_car
 
     root = ContentStore(store).add(tree / "deep")
     car = client.raw("dag/export", str(root))

@@ -14,7 +14,7 @@ import pytest
 
 from holdfast.storage.cid import Cid
 from holdfast.storage.content import ContentStore
-from holdfast.storage.local_store import LocalStore
+from holdfast.storage.local.local_store import LocalStore
 
 pytestmark = [
     pytest.mark.interop,

@@ -16,7 +16,7 @@ import pytest
 from holdfast.config import load_settings
 from holdfast.errors import Unsupported
 from holdfast.storage.cid import Cid
-from holdfast.storage.kubo_store import KuboStore
+from holdfast.storage.kubo.kubo_store import KuboStore
 from holdfast.storage.opening import open_local
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(240)]

@@ -13,8 +13,8 @@ import pytest
 from holdfast.registry import Database, ModelRegistry, SqliteNames
 from holdfast.storage.block_store import VerifyingStore
 from holdfast.storage.content import ContentStore
-from holdfast.storage.local_store import LocalStore
-from holdfast.storage.pins import Pins
+from holdfast.storage.local.local_store import LocalStore
+from holdfast.storage.local.pins import Pins
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

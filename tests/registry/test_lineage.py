@@ -24,7 +24,7 @@ from holdfast.storage.block_store import VerifyingStore
 from holdfast.storage.cid import DAG_PB, Cid
 from holdfast.storage.content import ContentStore
 from holdfast.storage.dataset import store_dataset
-from holdfast.storage.local_store import LocalStore
+from holdfast.storage.local.local_store import LocalStore
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,7 +21,7 @@ from holdfast.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailab
 from holdfast.registry import Database, NameEntry, Reference, SqliteNames, open_registry
 from holdfast.storage.cid import DAG_CBOR, Cid
 from holdfast.storage.content import ContentStore
-from holdfast.storage.local_store import LocalStore
+from holdfast.storage.local.local_store import LocalStore
 
 A, B, C = (Cid.of(text) for text in (b"a", b"b", b"c"))
 

@@ -12,8 +12,8 @@ from anyio.from_thread import start_blocking_portal
 
 from holdfast.storage.block_store import BlockStore, VerifyingStore
 from holdfast.storage.content import ContentStore
-from holdfast.storage.local_store import LocalStore
-from holdfast.storage.node_server import add_block_routes
+from holdfast.storage.gateway.node_server import add_block_routes
+from holdfast.storage.local.local_store import LocalStore
 from holdfast.web import bearer_token, errors_as_json, listen
 
 

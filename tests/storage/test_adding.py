@@ -16,10 +16,10 @@ from safetensors.numpy import save_file
 from holdfast.errors import Conflict, Corrupt, InvalidInput, NotFound
 from holdfast.storage.adding import cid_of
 from holdfast.storage.content import ContentStore
-from holdfast.storage.local_store import LocalStore
-from holdfast.storage.pins import Pins
-from holdfast.storage.sources import SourceCache
-from holdfast.storage.unixfs import profile_named
+from holdfast.storage.formats.unixfs import profile_named
+from holdfast.storage.local.local_store import LocalStore
+from holdfast.storage.local.pins import Pins
+from holdfast.storage.local.sources import SourceCache
 
 MIB = 1 << 20
 
@@ -67,7 +67,7 @@ def reads_of(store: ContentStore, path: Path) -> int:
 @pytest.fixture
 def settled(monkeypatch):
     """Files count as settled at once: the tests do not wait until their change times are old."""
-    monkeypatch.setattr("holdfast.storage.sources._TICK_NS", -1)
+    monkeypatch.setattr("holdfast.storage.local.sources._TICK_NS", -1)
 
 
 # ------------------------------------------------------------------------------------------------- again
@@ -210,9 +210,9 @@ def test_a_file_that_goes_while_its_folder_is_added_is_named(local, store, tmp_p
 _ADD = """
 import sys
 from contextlib import closing
-from holdfast.storage import local_store
+from holdfast.storage.local import local_store
 from holdfast.storage.content import ContentStore
-from holdfast.storage.pins import Pins
+from holdfast.storage.local.pins import Pins
 with closing(local_store.LocalStore(__import__("pathlib").Path(sys.argv[1]))) as local:
     store = ContentStore(local, pins=Pins(local))
     done = 0

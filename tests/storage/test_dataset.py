@@ -12,8 +12,8 @@ from holdfast.storage.block_store import VerifyingStore
 from holdfast.storage.cid import Cid
 from holdfast.storage.content import ContentStore
 from holdfast.storage.dataset import open_dataset, store_dataset
-from holdfast.storage.fetcher import Fetcher, FetchingStore, Provider
-from holdfast.storage.local_store import LocalStore
+from holdfast.storage.exchange.fetcher import Fetcher, FetchingStore, Provider
+from holdfast.storage.local.local_store import LocalStore
 
 DIGITS = "bafyreicfsimxf5f7hsoctuwy6pghbqpsr2ilqck4uin6pi42prkeqtbwue"
 

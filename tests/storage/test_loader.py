@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from holdfast.errors import InvalidInput, NotFound, Unsupported
 from holdfast.storage.content import ContentStore
 from holdfast.storage.dataset import open_dataset, store_dataset
-from holdfast.storage.fetcher import Fetcher, FetchingStore, Provider
+from holdfast.storage.exchange.fetcher import Fetcher, FetchingStore, Provider
 from holdfast.storage.loader import column_to_numpy, iter_batches, rows_of_rank
-from holdfast.storage.local_store import LocalStore
+from holdfast.storage.local.local_store import LocalStore
 
 shapes = st.tuples(st.integers(1, 60), st.integers(1, 12))  # rows, and rows a shard
 worlds = st.integers(1, 5)

@@ -14,7 +14,7 @@ from holdfast.registry import RunSpec, bundle_code
 from holdfast.storage.block_store import VerifyingStore
 from holdfast.storage.content import ContentStore
 from holdfast.storage.dataset import store_dataset
-from holdfast.storage.local_store import LocalStore
+from holdfast.storage.local.local_store import LocalStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -51,7 +51,7 @@ from datetime import timedelta
 from pathlib import Path
 from holdfast.registry import RunSpec
 from holdfast.storage.content import ContentStore
-from holdfast.storage.local_store import LocalStore
+from holdfast.storage.local.local_store import LocalStore
 from holdfast.training.job import run_worker
 
 job = json.loads(sys.stdin.read())

@@ -47,7 +47,7 @@ def digits_runs(tmp_path_factory):
     from contextlib import closing
 
     from holdfast.storage.content import ContentStore
-    from holdfast.storage.local_store import LocalStore
+    from holdfast.storage.local.local_store import LocalStore
 
     found = []
     for number in range(2):

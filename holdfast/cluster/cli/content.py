@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
 
     from holdfast.storage.cid import Cid
-    from holdfast.storage.unixfs import Profile
+    from holdfast.storage.formats.unixfs import Profile
 
 __all__ = ["add_commands"]
 
@@ -82,7 +82,7 @@ def _size_below(path: Path) -> int:
 
 
 def _add(arguments: argparse.Namespace) -> None:
-    from holdfast.storage.unixfs import profile_named
+    from holdfast.storage.formats.unixfs import profile_named
 
     settings = load_settings(arguments.home)
     profile = profile_named(
@@ -103,7 +103,7 @@ def _add(arguments: argparse.Namespace) -> None:
 
 def _hashed(path: Path | None, profile: Profile, progress: Progress) -> Cid:
     from holdfast.storage.adding import cid_of, root_of
-    from holdfast.storage.unixfs import file_blocks
+    from holdfast.storage.formats.unixfs import file_blocks
 
     if path is None:
         return root_of(file_blocks(sys.stdin.buffer, profile, progress))

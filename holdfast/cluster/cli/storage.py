@@ -222,7 +222,7 @@ def _fsck(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from holdfast.storage.car import car_frames
+    from holdfast.storage.formats.car import car_frames
 
     with _opened(arguments) as store, contextlib.ExitStack() as stack:
         cid = store.resolve(arguments.cid)
@@ -254,7 +254,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> None:
-    from holdfast.storage.car import car_blocks
+    from holdfast.storage.formats.car import car_blocks
 
     with _opened(arguments) as store, contextlib.ExitStack() as stack:
         if arguments.car == "-":
@@ -294,8 +294,8 @@ def _peers(arguments: argparse.Namespace) -> None:
 
 def _gateway(arguments: argparse.Namespace) -> None:
     from holdfast.cluster.daemon import stop_signal
+    from holdfast.storage.gateway.web_gateway import gateway_app
     from holdfast.storage.opening import open_store
-    from holdfast.storage.web_gateway import gateway_app
     from holdfast.web import listen
 
     settings = load_settings(arguments.home)

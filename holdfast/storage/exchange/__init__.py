@@ -1,0 +1,1 @@
+"""Blocks from other nodes: who has what, and how it is fetched."""

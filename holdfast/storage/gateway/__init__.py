@@ -1,0 +1,1 @@
+"""What a node serves over HTTP: the Trustless Gateway, and files for browsers."""

@@ -1,0 +1,1 @@
+"""A Kubo daemon as a block store."""

@@ -1,0 +1,1 @@
+"""The embedded store: segments and index, pins, garbage collection, quota, references, checks."""
