@@ -1,4 +1,4 @@
-"""Measures chunkers, hashes and the codecs of blocks: `python bench/bench_chunkers.py [FOLDER]`.
+"""Measures chunkers, hashes and the codecs of blocks: `python -m bench.bench_chunkers [FOLDER]`.
 
 The candidates take turns, so that a slow minute of the machine hits all of them; each line gives the median, the
 spread (least to most), and the ratio to its yardstick. The last table counts bytes, not time: what a small change of a
@@ -8,11 +8,9 @@ file adds to a store that has the file before the change.
 import hashlib
 import io
 import os
-import statistics
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.numpy
 
+from bench.side_by_side import interleaved, rate, report
+from holdfast.storage.adding import root_of
 from holdfast.storage.cid import Cid
 from holdfast.storage.formats.car import car_blocks, car_frames
 from holdfast.storage.formats.chunkers import chunker_named
@@ -31,42 +31,6 @@ ROUNDS = 5
 FILE_BYTES = 256 << 20
 PIECE_BYTES = 1 << 20
 FILES = 20_000
-
-
-def interleaved(candidates: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """What each candidate returns in each round."""
-    results: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(ROUNDS):
-        for name, run in candidates.items():
-            results[name].append(run())
-    return results
-
-
-def report(title: str, unit: str, results: dict[str, list[float]], yardstick: str) -> None:
-    print(f"\n{title} ({unit}; median of {ROUNDS}, spread, ratio to {yardstick})")
-    base = statistics.median(results[yardstick])
-    for name, values in results.items():
-        median = statistics.median(values)
-        print(
-            f"  {name:<44}{median:>12,.0f}  {min(values):>12,.0f} .. {max(values):<12,.0f}{median / base:>7.2f} x"
-        )
-
-
-def rate(count: float, run: Callable[[], object]) -> float:
-    """How many a second, when ``run`` does ``count`` of them."""
-    start = time.perf_counter()
-    run()
-    return count / (time.perf_counter() - start)
-
-
-def root_of(blocks: object) -> Node:
-    """Runs a generator of blocks to its end."""
-    while True:
-        try:
-            next(blocks)  # type: ignore[call-overload]
-        except StopIteration as end:
-            root: Node = end.value
-            return root
 
 
 def two_threads(path: Path, hasher: Callable[[], object]) -> None:
@@ -140,7 +104,7 @@ def hashes(path: Path) -> None:
 def small_files() -> None:
     contents = [os.urandom(4096) for _ in range(1000)]
     profile = profile_named("unixfs-v1-2025")
-    node = root_of(file_blocks(io.BytesIO(contents[0]), profile))
+    node = Node(root_of(file_blocks(io.BytesIO(contents[0]), profile)), len(contents[0]), len(contents[0]))
     children = [(f"file-{i:06d}.bin", node) for i in range(FILES)]
 
     def made() -> None:

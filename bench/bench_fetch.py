@@ -1,4 +1,4 @@
-"""Measures a fetch from one node to another against `curl -o file` of the same bytes: `python bench/bench_fetch.py [FOLDER] [MIB]`.
+"""Measures a fetch from one node to another against `curl -o file` of the same bytes: `python -m bench.bench_fetch [FOLDER] [MIB]`.
 
 Both servers are processes of their own, on loopback: a node with its block server, and aiohttp's FileResponse. The fetch
 verifies every block and is durable when it returns; curl does neither. The two take turns; each line gives the

@@ -1,4 +1,4 @@
-"""Measures the gateway against aiohttp's own file answers over loopback: `python bench/bench_gateway.py [FOLDER]`.
+"""Measures the gateway against aiohttp's own file answers over loopback: `python -m bench.bench_gateway [FOLDER]`.
 
 Both servers run in one process of their own and are asked over one connection that stays open, by a client that reads and throws
 away. The candidates take turns; each line gives the median, the spread (least to most), the ratio to its yardstick, and the processor time

@@ -1,4 +1,4 @@
-"""Measures the index of a large store: `python bench/bench_index.py [FOLDER] [BLOCKS]` (10 million; FOLDER takes 2 GB).
+"""Measures the index of a large store: `python -m bench.bench_index [FOLDER] [BLOCKS]` (10 million; FOLDER takes 2 GB).
 
 The entries are made directly, in the order of their keys, and lead to one segment of holes: what is measured is finding
 blocks, opening the store, and committing to it. The candidates take turns; each line gives the median and the 99th percentile.

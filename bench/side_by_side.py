@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 PIECE_BYTES = 1 << 20
+ROUNDS = 5
 
 
-def interleaved(candidates: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def interleaved(candidates: dict[str, Callable[[], float]], rounds: int = ROUNDS) -> dict[str, list[float]]:
     """What each candidate returns in each round.
 
     They take turns, so that a slow minute hits all of them, and each round has another order: what one leaves behind, such as

@@ -8,21 +8,19 @@ from urllib.parse import quote
 import aiohttp
 import psutil
 import pytest
-from aiohttp import web
 
 from holdfast.errors import Corrupt
-from holdfast.storage.block_store import SupportsExtent, VerifyingStore
+from holdfast.storage.block_store import SupportsExtent
 from holdfast.storage.cid import DAG_CBOR, DAG_PB, RAW, Cid
 from holdfast.storage.content import ContentStore
 from holdfast.storage.formats import dag_cbor
 from holdfast.storage.formats.dag_pb import PbLink, PbNode, UnixFs, UnixFsType, encode_node
 from holdfast.storage.gateway import node_server
-from holdfast.storage.gateway.node_server import add_block_routes
 from holdfast.storage.local.local_store import LocalStore
 from holdfast.storage.testing import block
-from holdfast.web import errors_as_json
 from tests.storage.gateway.gateway_client import (
-    FileStore,
+    CAR,
+    TOKEN,
     ask,
     cids_in,
     leaves_file,
@@ -31,43 +29,6 @@ from tests.storage.gateway.gateway_client import (
     unpacked,
     until,
 )
-
-TOKEN = "a-token-of-some-length"
-CAR = "application/vnd.ipld.car"
-PATIENCE_S = 20.0
-
-
-@pytest.fixture
-def files(tmp_path):
-    return FileStore(tmp_path / "blocks.bin")
-
-
-@pytest.fixture(params=["local store", "file store", "verifying store"])
-def source(request, blocks, files):
-    """The stores that a node may serve from."""
-    return {
-        "local store": blocks,
-        "file store": files,
-        "verifying store": VerifyingStore(blocks, source="the disk"),
-    }[request.param]
-
-
-@pytest.fixture
-def start_gateway(serve):
-    """Starts a node, and gives its URL and its gateway."""
-
-    def start(store):
-        app = web.Application(middlewares=[errors_as_json])
-        gateway = add_block_routes(app, store)
-        return serve(app), gateway
-
-    return start
-
-
-@pytest.fixture
-def node(source, start_node):
-    return start_node(source)
-
 
 # ------------------------------------------------------------------------------------------------ blocks
 

@@ -17,7 +17,7 @@ from holdfast.storage.gateway import web_gateway
 from holdfast.storage.gateway.web_gateway import gateway_app, human_size, media_type
 from holdfast.storage.testing import block
 from tests.storage.gateway.gateway_client import (
-    FileStore,
+    TOKEN,
     ask,
     cids_in,
     connect,
@@ -28,7 +28,6 @@ from tests.storage.gateway.gateway_client import (
 )
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
-TOKEN = "a-token-of-some-length"
 
 
 class Page(HTMLParser):
@@ -46,11 +45,6 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.text += data
-
-
-@pytest.fixture
-def files(tmp_path):
-    return FileStore(tmp_path / "blocks.bin")
 
 
 @pytest.fixture(params=["local store", "file store"])
