@@ -21,7 +21,7 @@ __all__ = ["add_commands"]
 
 _ADD_HELP = """\
 profiles    unixfs-v1-2025 (1 MiB chunks, CIDv1), unixfs-v0-2015 (what 'ipfs add' gives), kubo-v1-raw
-chunkers    fixed-1MiB, fastcdc, safetensors, parquet, arrow; each name may carry its sizes, as in fixed-256KiB
+chunkers    fixed-1MiB, buzhash, fastcdc, safetensors, parquet, arrow; each name may carry its sizes, as in fixed-256KiB
 
 examples:
   holdfast add photos/                           a folder; prints its CID

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.cluster.cli.output import Progress, human_bytes, show, table
 from holdfast.config import load_settings, token_for
-from holdfast.errors import Corrupt, InvalidInput, NotFound
+from holdfast.errors import Conflict, Corrupt, NotFound
 
 if TYPE_CHECKING:
     import argparse
@@ -228,7 +228,7 @@ def _export(arguments: argparse.Namespace) -> None:
         cid = store.resolve(arguments.cid)
         target = Path(arguments.output) if arguments.output else None
         if target is not None and target.exists():
-            raise InvalidInput(f"{target} exists: choose another name, or remove it first")
+            raise Conflict(f"{target} exists: choose another name, or remove it first")
         partial = target.with_name(f".{target.name}.part") if target else None
         file = stack.enter_context(partial.open("wb")) if partial else sys.stdout.buffer
         written = 0
