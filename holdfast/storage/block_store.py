@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
@@ -33,6 +36,8 @@ __all__ = [
     "inline_block",
 ]
 
+_THREADS_FROM_BYTES = 8 << 20
+_HASHERS = min(4, os.cpu_count() or 1)
 MAX_BLOCK_BYTES = 2 << 20
 """The largest block that IPFS implementations exchange."""
 
@@ -232,12 +237,23 @@ class VerifyingStore:
         joined = self._inner.view(cids)
         if joined is None:
             return None
+        parts: list[tuple[Cid, memoryview]] = []
         at = 0
         for cid in cids:
             size = memoryview(self._inner.get(cid)).nbytes
-            cid.check(joined[at : at + size], source=self._source)
+            parts.append((cid, joined[at : at + size]))
             at += size
+        if joined.nbytes < _THREADS_FROM_BYTES:
+            for part in parts:
+                self._check(part)
+        else:
+            with ThreadPoolExecutor(_HASHERS, thread_name_prefix="holdfast-hash") as pool:
+                deque(pool.map(self._check, parts), maxlen=0)
         return joined
+
+    def _check(self, part: tuple[Cid, memoryview]) -> None:
+        cid, data = part
+        cid.check(data, source=self._source)
 
     def has(self, cid: Cid) -> bool:
         """Whether the block is here."""
