@@ -21,7 +21,9 @@ from holdfast.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailab
 from holdfast.registry import Database, NameEntry, Reference, SqliteNames, open_registry
 from holdfast.storage.cid import DAG_CBOR, Cid
 from holdfast.storage.content import ContentStore
+from holdfast.storage.local.collector import Collector
 from holdfast.storage.local.local_store import LocalStore
+from holdfast.storage.local.pins import Pins
 
 A, B, C = (Cid.of(text) for text in (b"a", b"b", b"c"))
 
@@ -475,3 +477,18 @@ def test_a_record_of_a_change_is_a_record(names, store):
     cid = Cid.parse(names._database.rows("SELECT cid FROM commits")[0]["cid"])
     assert cid.codec == DAG_CBOR
     assert store.get_record(cid)["kind"] == "commit"
+
+
+def test_what_is_named_survives_a_collection_and_so_does_its_history(names, store):
+    local = store.blocks.inner
+    collector = Collector(local, Pins(local), grace_s=0.0)
+    first = store.put_record({"kind": "model", "weights": store.add_bytes(b"w" * 100_000, pin=False)})
+    second = store.put_record({"kind": "model", "parent": first})
+    nobody = store.add_bytes(b"not named", pin=False)
+    names.register("model", "m", "1.0.0", second)
+    names.set_alias("model", "m", "champion", "1.0.0")
+    assert collector.collect().blocks == 1
+    assert not local.has(nobody)
+    assert bytes(store.open(store.get_record(first)["weights"])) == b"w" * 100_000
+    assert [change["change"]["op"] for change in names.history()] == ["alias", "register"]
+    assert collector.why(first) == [f"model m:1.0.0: {second} → {first}"]

@@ -10,6 +10,8 @@ import pytest
 from holdfast.errors import Conflict, InvalidInput, NotFound
 from holdfast.registry import RunSpec, RunState, RunStatus, RunTable
 from holdfast.storage.cid import Cid
+from holdfast.storage.local.collector import Collector
+from holdfast.storage.local.pins import Pins
 
 SPEC = RunSpec(
     code=Cid.of(b"code"), data=Cid.of(b"data"), config={"lr": 0.1, "layers": [1, 2], "deep": {"a": None}}
@@ -179,3 +181,14 @@ def test_what_could_not_be_recorded_is_refused_before_the_training_and_not_after
 def test_a_request_that_is_no_run_is_an_error_of_the_caller(body):
     with pytest.raises(InvalidInput):
         RunSpec.from_json(body)
+
+
+def test_what_a_run_was_made_from_and_what_it_made_survive_a_collection(runs, store):
+    code, data, result = (store.add_bytes(part, pin=False) for part in (b"code", b"data", b"result"))
+    store.add_bytes(b"nobody's", pin=False)
+    run = runs.create(RunSpec(code=code, data=data, config={}))
+    runs.start(run.id)
+    runs.finish(run.id, RunState.DONE, result={"model": str(result)})
+    local = store.blocks.inner
+    assert Collector(local, Pins(local), grace_s=0.0).collect().blocks == 1
+    assert all(local.has(cid) for cid in (code, data, result))
