@@ -156,7 +156,7 @@ def files(folder: Path) -> None:
                     file.readinto(plain)
 
                 def copy_from(view: memoryview) -> None:
-                    plain[:] = view
+                    memoryview(plain)[:] = view  # a bytearray's own assignment would copy twice
 
                 results = interleaved(
                     {

@@ -17,9 +17,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from holdfast.errors import Conflict, Corrupt, InvalidInput, NotFound, Unsupported, disk_errors
 from holdfast.storage.adding import MAX_TREE_DEPTH, path_blocks, tree_blocks
-from holdfast.storage.block_store import MAX_BLOCK_BYTES, SupportsPrefetch, SupportsView
+from holdfast.storage.block_store import MAX_BLOCK_BYTES, SupportsExtent, SupportsPrefetch, SupportsView
 from holdfast.storage.cid import DAG_CBOR, RAW, Buffer, Cid
-from holdfast.storage.disk_io import WRITE_BACK_BYTES, preallocate, start_write_back
+from holdfast.storage.disk_io import (
+    COPY_FROM_BYTES,
+    WRITE_BACK_BYTES,
+    copy_range,
+    preallocate,
+    start_write_back,
+)
 from holdfast.storage.formats import dag_cbor
 from holdfast.storage.formats.dag import RECORD_CODECS, decode_record, links_of
 from holdfast.storage.formats.dag_pb import UnixFsType
@@ -332,10 +338,11 @@ class ContentStore:
             size = self.stat(cid).size
             if size >= WRITE_BACK_BYTES:
                 preallocate(file.fileno(), 0, size)  # the kernel then has less to do for each page
-            for piece in self.stream(cid):
-                rest = piece
-                while rest:
-                    rest = rest[file.write(rest) :]
+            for leaf, piece in self._loaded(file_leaves(cid, self.blocks.get, self._near(cid))):
+                if not (leaf.data is None and len(piece) >= COPY_FROM_BYTES and self._copy(leaf.cid, file)):
+                    rest = piece
+                    while rest:
+                        rest = rest[file.write(rest) :]
                 written += len(piece)
                 if written - pushed >= WRITE_BACK_BYTES:
                     start_write_back(file.fileno(), pushed, written - pushed)
@@ -343,6 +350,11 @@ class ContentStore:
                 if progress is not None:
                     progress(len(piece))
         return written
+
+    def _copy(self, cid: Cid, file: io.FileIO) -> bool:
+        """Have the kernel append a block, which was hashed just now, from where it lies; whether it could."""
+        extent = self.blocks.extent(cid) if isinstance(self.blocks, SupportsExtent) else None
+        return extent is not None and copy_range(extent.path, extent.offset, extent.length, file.fileno())
 
     def ls(self, cid: Cid) -> list[DirectoryEntry]:
         """The entries of a directory, sorted by name.
