@@ -23,6 +23,7 @@ __all__ = [
     "RAW",
     "Buffer",
     "Cid",
+    "as_raw",
     "read_varint",
     "write_varint",
 ]
@@ -253,6 +254,11 @@ class Cid:
 
 _HASH_NAMES = {IDENTITY: "identity"} | {number: name for name, number in HASHES.items()}
 _set_raw = Cid.__dict__["raw"].__set__  # past __setattr__, at a third of object.__setattr__'s cost
+
+
+def as_raw(multihash: bytes) -> Cid:
+    """The CID of a block as nothing but bytes: what any block may be called whose codec is not known, or does not matter."""
+    return Cid(bytes((1, RAW)) + multihash)
 
 
 def _blake3(data: Buffer) -> bytes:

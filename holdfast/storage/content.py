@@ -335,7 +335,7 @@ class ContentStore:
     def _write_file(self, cid: Cid, target: Path, progress: Callable[[int], object] | None) -> int:
         written = pushed = 0
         with target.open("xb", buffering=0) as file:
-            size = self.stat(cid).size
+            size = 0 if cid.codec == RAW else self.stat(cid).size  # one raw block is small, and is read below
             if size >= WRITE_BACK_BYTES:
                 preallocate(file.fileno(), 0, size)  # the kernel then has less to do for each page
             for leaf, piece in self._loaded(file_leaves(cid, self.blocks.get, self._near(cid))):

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Self
 
 from holdfast.errors import InvalidInput, NotFound, Unavailable, Unsupported, disk_errors
 from holdfast.storage.block_store import MAX_BLOCK_BYTES, inline_block
-from holdfast.storage.cid import Cid
+from holdfast.storage.cid import Cid, as_raw
 from holdfast.storage.kubo.kubo_rpc import KuboAddress, KuboRpc, read_bounded
-from holdfast.storage.kubo.kubo_transfer import Part, ReadAhead, Spool, as_raw
+from holdfast.storage.kubo.kubo_transfer import Part, ReadAhead, Spool
 from holdfast.storage.local.references import FileRange
 from holdfast.telemetry import get_logger
 

@@ -7,23 +7,16 @@ from collections import deque
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from holdfast.storage.cid import RAW, Cid
 from holdfast.storage.formats.car import car_frames
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
-__all__ = ["ReadAhead", "Spool", "as_raw"]
+    from holdfast.storage.cid import Cid
+
+__all__ = ["ReadAhead", "Spool"]
 
 _PIECE_BYTES = 1 << 20
-
-
-def as_raw(multihash: bytes) -> Cid:
-    """The CID of a block as nothing but bytes.
-
-    A daemon's blocks are keyed by multihash, so this is any block's name, and no daemon tries to decode what it names.
-    """
-    return Cid(bytes((1, RAW)) + multihash)
 
 
 @dataclass(frozen=True, slots=True)

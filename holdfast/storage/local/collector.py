@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from holdfast.errors import Corrupt, NotFound
@@ -64,8 +64,8 @@ class Swept:
 class _Kept:
     """Multihashes: of DAGs that are kept as a whole, and of blocks that are kept alone."""
 
-    whole: set[bytes]
-    single: set[bytes]
+    whole: set[bytes] = field(default_factory=set)
+    single: set[bytes] = field(default_factory=set)
 
     def __contains__(self, multihash: bytes) -> bool:
         return multihash in self.whole or multihash in self.single
@@ -94,8 +94,7 @@ class Collector:
             Corrupt: A kept block is damaged, so that what is below it is not known.
         """
         roots = self._pins.roots()
-        kept = _Kept(set(), set())
-        self._mark(kept, progress)
+        kept = self._mark(_Kept(), progress)
         cutoff_s = self._cutoff(self._grace_s)
         counts = {kind: [0, 0] for kind in ("kept", "young", "dead")}
         for multihash, _, _, length, time_s in self._entries():
@@ -125,8 +124,7 @@ class Collector:
         self._local.drop_stale(self._grace_s)
         with self._local.epoch(self._cutoff(self._grace_s)) as cutoff_s:
             SourceCache(self._local).clear()
-            kept = _Kept(set(), set())
-            self._mark(kept, progress)
+            kept = self._mark(_Kept(), progress)
             dead = {
                 multihash
                 for multihash, _, _, _, time_s in self._entries()
@@ -166,16 +164,15 @@ class Collector:
         grace_s = min(self._grace_s, ROOM_GRACE_S)
         with self._local.epoch(self._cutoff(grace_s), timeout_s=ROOM_WAIT_S) as cutoff_s:
             SourceCache(self._local).clear()
-            kept = _Kept(set(), set())
-            self._mark(kept)
+            kept = self._mark(_Kept())
             used = self._used_times()
-            candidates = sorted(
+            oldest_first = sorted(
                 (max(time_s, used.get(multihash, 0)), segment, offset, length, multihash)
                 for multihash, segment, offset, length, time_s in self._entries()
                 if time_s < cutoff_s and multihash not in kept
             )
             blocks = freed_bytes = 0
-            oldest = iter(candidates)
+            oldest = iter(oldest_first)
             # Space comes back by whole segments, and a full store has no room to copy what is left of one: where too
             # little comes back, more has to go.
             while freed_bytes < wanted_bytes:
@@ -201,7 +198,7 @@ class Collector:
         for batch in self._local.entries():
             yield from batch
 
-    def _mark(self, kept: _Kept, progress: Callable[[int], object] | None = None) -> None:
+    def _mark(self, kept: _Kept, progress: Callable[[int], object] | None = None) -> _Kept:
         """Add what the roots keep; what is marked already is not visited again."""
         for root in self._pins.roots():
             if not root.recursive:
@@ -215,6 +212,7 @@ class Collector:
                 raise Corrupt(
                     f"{root.why} keeps {root.cid}, but what it is made of can't be told: {error}; run 'holdfast fsck'"
                 ) from error
+        return kept
 
     def _used_times(self) -> dict[bytes, int]:
         """When content that is no longer kept was used last, for each of its blocks."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.errors import Corrupt, HoldfastError, NotFound
 from holdfast.storage.block_store import VerifyingStore
-from holdfast.storage.cid import RAW, Cid
+from holdfast.storage.cid import Cid, as_raw
 from holdfast.storage.formats.dag import reachable
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def check(
             size_bytes += done
             if progress is not None:
                 progress(done)
-    findings = [_mended(local, _raw(multihash), problem, fetch) for multihash, problem in found.items()]
+    findings = [_mended(local, as_raw(multihash), problem, fetch) for multihash, problem in found.items()]
     findings += _missing(local, pins, fetch)
     return Report(blocks=blocks, bytes=size_bytes, findings=tuple(findings))
 
@@ -98,12 +98,8 @@ def _places(local: LocalStore) -> Iterator[tuple[bytes, int]]:
         yield multihash, length
 
 
-def _raw(multihash: bytes) -> Cid:
-    return Cid(bytes((1, RAW)) + multihash)
-
-
 def _problem(local: LocalStore, multihash: bytes) -> str | None:
-    cid = _raw(multihash)
+    cid = as_raw(multihash)
     try:
         cid.check(local.get(cid), source="the disk")
     except Corrupt as error:

@@ -10,6 +10,7 @@ from holdfast.errors import Corrupt, InvalidInput
 from holdfast.storage.cid import DAG_CBOR, DAG_JSON, Cid
 from holdfast.storage.formats import dag_cbor
 from holdfast.storage.formats.dag_json import MAX_DEPTH, decode, encode
+from tests.storage.formats.records import same
 
 LINK = Cid.of(b"linked")
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -30,17 +31,6 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(keys, inner, max_size=5),
     max_leaves=25,
 )
-
-
-def same(a, b):
-    """Equality that tells 1 from 1.0 and from True, and 0.0 from -0.0."""
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b and (not isinstance(a, float) or math.copysign(1, a) == math.copysign(1, b))
 
 
 @settings(max_examples=300, deadline=None)
