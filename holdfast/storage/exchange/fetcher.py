@@ -244,11 +244,13 @@ class FetchingStore:
         missing = [cid for cid in wanted if not self.has(cid)]
         while missing:
             mine, others = self._claim(missing)
-            if mine:
-                try:
-                    self._fetch(list(mine), [places[cid] for cid in mine], root, progress)
-                finally:
-                    self._release(mine)
+            try:
+                # Another thread may have had its turn after the look above, and before this one's began.
+                fetched = [cid for cid in mine if not self.has(cid)]
+                if fetched:
+                    self._fetch(fetched, [places[cid] for cid in fetched], root, progress)
+            finally:
+                self._release(mine)
             for other in others:
                 other.wait()
             missing = [cid for cid in missing if cid not in mine and not self.has(cid)]

@@ -149,6 +149,34 @@ def test_threads_that_want_the_same_ask_the_network_once(tmp_path, other, start_
     assert len(node.asked) == 60
 
 
+def test_what_another_thread_fetched_between_the_look_and_the_turn_is_not_asked_for_again(
+    tmp_path, other, start_node
+):
+    cid, data = block(b"wanted by two")
+    other.put_many([(cid, data)])
+    node = start_node(other)
+    looked, go_on = threading.Event(), threading.Event()
+
+    class SlowLook(FetchingStore):
+        def has(self, cid: Cid) -> bool:
+            here = super().has(cid)
+            if threading.current_thread() is late and not looked.is_set():
+                looked.set()
+                assert go_on.wait(TIMEOUT_S)
+            return here
+
+    fetcher = Fetcher(lambda: [Provider(node.url)])
+    with closing(SlowLook(LocalStore(tmp_path / "here"), fetcher)) as store:
+        late = threading.Thread(target=store.prefetch, args=([cid],))
+        late.start()
+        assert looked.wait(TIMEOUT_S)
+        store.prefetch([cid])
+        go_on.set()
+        late.join(TIMEOUT_S)
+        assert store.get(cid) == data
+    assert node.asked == [str(cid)]
+
+
 def test_a_failed_fetch_does_not_fail_the_thread_that_waited_for_it(tmp_path, serve):
     cid, data = block(b"late")
     asked = threading.Event()
