@@ -12,7 +12,7 @@ from holdfast.errors import Unsupported
 from holdfast.storage.cid import IDENTITY, read_varint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -26,8 +26,10 @@ __all__ = [
     "MAX_BLOCK_BYTES",
     "BlockStore",
     "Extent",
+    "Mapped",
     "Pin",
     "SupportsExtent",
+    "SupportsMap",
     "SupportsPins",
     "SupportsPrefetch",
     "SupportsRepair",
@@ -102,6 +104,24 @@ class SupportsView(Protocol):
 
     def view(self, cids: Sequence[Cid]) -> memoryview | None:
         """The blocks joined in this order, with no copy, or None where they do not lie back to back."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """Blocks as one piece of memory, each to be checked before its bytes are used."""
+
+    memory: memoryview
+    check: Callable[[Cid, memoryview], object]
+    """Takes a block's CID and its part of ``memory``; raises ``Corrupt`` as the store's own reads do."""
+
+
+@runtime_checkable
+class SupportsMap(Protocol):
+    """A store that can hand out several blocks as one piece of memory before any of them is read."""
+
+    def mapped(self, cids: Sequence[Cid]) -> Mapped | None:
+        """The blocks joined in this order, or None where they do not lie back to back, or not all of them are here."""
         ...
 
 
@@ -250,6 +270,13 @@ class VerifyingStore:
             with ThreadPoolExecutor(_HASHERS, thread_name_prefix="holdfast-hash") as pool:
                 deque(pool.map(self._check, parts), maxlen=0)
         return joined
+
+    def mapped(self, cids: Sequence[Cid]) -> Mapped | None:
+        """The blocks as one piece of memory; checking a block hashes it."""
+        inner = self._inner.mapped(cids) if isinstance(self._inner, SupportsMap) else None
+        if inner is None:
+            return None
+        return Mapped(inner.memory, lambda cid, data: cid.check(data, source=self._source))
 
     def _check(self, part: tuple[Cid, memoryview]) -> None:
         cid, data = part

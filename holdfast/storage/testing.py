@@ -25,6 +25,7 @@ from holdfast.storage.block_store import (
     MAX_BLOCK_BYTES,
     BlockStore,
     SupportsExtent,
+    SupportsMap,
     SupportsRepair,
     SupportsView,
 )
@@ -133,6 +134,20 @@ class BlockReadTests:
         for chosen in ([here[0], missing[0]], [missing[0], here[0]]):
             with suppress(NotFound):
                 assert store.view(chosen) is None
+
+    def test_a_map_is_the_joined_blocks_or_nothing(self, store: BlockStore) -> None:
+        if not isinstance(store, SupportsMap):
+            pytest.skip("this store gives no maps")
+        blocks = [block(b"%03d" % i * 11) for i in range(40)]
+        missing = block(b"missing")
+        self.fill(store, blocks)
+        for chosen in (blocks, blocks[7:9], blocks[::-1], [blocks[3], blocks[3]], [blocks[0], missing]):
+            found = store.mapped([cid for cid, _ in chosen])
+            assert found is None or missing not in chosen
+            assert found is None or bytes(found.memory) == b"".join(data for _, data in chosen)
+            if found is not None:
+                assert found.memory.readonly
+                found.check(chosen[0][0], found.memory[: len(chosen[0][1])])
 
 
 class BlockStoreTests(BlockReadTests):

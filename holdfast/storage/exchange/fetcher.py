@@ -13,7 +13,13 @@ import weakref
 from typing import TYPE_CHECKING
 
 from holdfast.errors import Conflict, Corrupt, HoldfastError, NotFound, Unsupported
-from holdfast.storage.block_store import SupportsExtent, SupportsRepair, SupportsView, inline_block
+from holdfast.storage.block_store import (
+    SupportsExtent,
+    SupportsMap,
+    SupportsRepair,
+    SupportsView,
+    inline_block,
+)
 from holdfast.storage.exchange.block_client import Provider
 from holdfast.storage.exchange.download import Download, Progress
 from holdfast.storage.exchange.sharing import GROUP_BLOCKS
@@ -23,7 +29,7 @@ from holdfast.telemetry import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from holdfast.storage.block_store import BlockStore, Extent, Payload
+    from holdfast.storage.block_store import BlockStore, Extent, Mapped, Payload
     from holdfast.storage.cid import Buffer, Cid
     from holdfast.storage.exchange.announcing import Routing
 
@@ -266,6 +272,10 @@ class FetchingStore:
             for cid in cids:
                 self.get(cid)  # which mends it
             return self._local.view(cids)
+
+    def mapped(self, cids: Sequence[Cid]) -> Mapped | None:
+        """The blocks as one piece of memory, where all of them are on this node; nothing is fetched."""
+        return self._local.mapped(cids) if isinstance(self._local, SupportsMap) else None
 
     def has(self, cid: Cid) -> bool:
         """Whether the block is here, on this node."""

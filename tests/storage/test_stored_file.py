@@ -1,0 +1,146 @@
+"""Parts of stored files: the right bytes, verified, and no more fetched than is read."""
+
+import os
+from contextlib import closing
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from holdfast.errors import Corrupt, InvalidInput
+from holdfast.storage.block_store import VerifyingStore
+from holdfast.storage.cid import Cid
+from holdfast.storage.content import ContentStore
+from holdfast.storage.exchange.fetcher import Fetcher, FetchingStore, Provider
+from holdfast.storage.formats.unixfs import profile_named
+from holdfast.storage.local.local_store import LocalStore
+from holdfast.storage.stored_file import StoredFile
+
+KIB = 1 << 10
+MIB = 1 << 20
+
+
+def small_blocks(blocks):
+    return ContentStore(blocks, profile=profile_named("unixfs-v1-2025", "fixed-1KiB"))
+
+
+def rot(blocks, cid):
+    extent = blocks.extent(cid)
+    with extent.path.open("r+b") as file:
+        file.seek(extent.offset)
+        first = file.read(1)
+        file.seek(extent.offset)
+        file.write(bytes((first[0] ^ 1,)))
+
+
+@pytest.fixture(scope="module")
+def long_file(tmp_path_factory):
+    """A file of 40 blocks and a bit, in one piece, and another whose blocks lie scattered; both of the same bytes."""
+    content = os.urandom(40 * KIB + 17)
+    with (
+        closing(LocalStore(tmp_path_factory.mktemp("whole"))) as whole,
+        closing(LocalStore(tmp_path_factory.mktemp("scattered"))) as scattered,
+    ):
+        stores = [small_blocks(VerifyingStore(each, source="the disk")) for each in (whole, scattered)]
+        stores[1].add_bytes(content[7 * KIB : 9 * KIB])  # two blocks that lie before the rest
+        yield content, [StoredFile(store, store.add_bytes(content)) for store in stores]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    which=st.integers(0, 1),
+    bounds=st.lists(
+        st.tuples(st.integers(0, 40 * KIB + 17), st.integers(0, 40 * KIB + 17)).map(sorted), max_size=4
+    ),
+)
+def test_every_range_has_the_bytes_of_the_file(long_file, which, bounds):
+    content, files = long_file
+    sparse = files[which].sparse([(start, end) for start, end in bounds])
+    assert len(sparse) == len(content)
+    assert sparse.readonly
+    for start, end in bounds:
+        assert files[which].view(start, end) == content[start:end]
+        assert sparse[start:end] == content[start:end]
+
+
+@pytest.mark.parametrize("content", [b"", b"a", b"x" * KIB, b"x" * 5 * KIB], ids=len)
+def test_small_files_and_files_of_equal_blocks(store, content):
+    for each in (store, small_blocks(store.blocks)):
+        file = StoredFile(each, each.add_bytes(content))
+        assert file.size == len(content)
+        assert file.view(0, len(content)) == content
+        assert file.sparse([(0, len(content))]) == content
+
+
+def test_a_range_outside_of_the_file_is_refused(store):
+    file = StoredFile(store, store.add_bytes(b"hello"))
+    for start, end in ((0, 6), (-1, 2), (3, 2), (6, 6)):
+        with pytest.raises(InvalidInput, match=str(file.cid)):
+            file.view(start, end)
+
+
+def test_a_file_in_one_piece_is_not_copied(store):
+    content = os.urandom(3 * MIB)
+    file = StoredFile(store, store.add_bytes(content))
+    memory = file.sparse([(0, 10)])
+    assert memory.obj is file.sparse([(2 * MIB, 3 * MIB)]).obj
+    assert memory.obj is file.view(MIB, MIB + 1).obj
+
+
+def test_only_what_is_read_is_hashed_and_a_rotten_block_is_never_handed_out(blocks, store):
+    content = os.urandom(4 * MIB)
+    file = StoredFile(store, store.add_bytes(content))
+    rotten = Cid.of(content[2 * MIB : 3 * MIB])
+    rot(blocks, rotten)
+    assert file.view(0, 2 * MIB) == content[: 2 * MIB]
+    for read in (file.view, lambda start, end: file.sparse([(start, end)])):
+        with pytest.raises(Corrupt, match=str(rotten)):
+            read(2 * MIB - 1, 2 * MIB + 1)
+    assert file.view(3 * MIB, 4 * MIB) == content[3 * MIB :]
+
+
+def test_a_directory_or_a_record_is_no_file(store):
+    for cid in (store.add_files({"a": b"1"}), store.put_record({"kind": "dataset"})):
+        with pytest.raises(InvalidInput, match=str(cid)):
+            StoredFile(store, cid)
+
+
+class TestFromAPeer:
+    @pytest.fixture
+    def far(self, tmp_path):
+        with closing(LocalStore(tmp_path / "far")) as blocks:
+            yield small_blocks(VerifyingStore(blocks, source="the disk"))
+
+    @pytest.fixture
+    def node(self, far, start_node):
+        return start_node(far.blocks)
+
+    @pytest.fixture
+    def here(self, tmp_path, node):
+        fetcher = Fetcher(lambda: [Provider(node.url)])
+        local = VerifyingStore(LocalStore(tmp_path / "here"), source="the disk")
+        with closing(ContentStore(FetchingStore(local, fetcher))) as store:
+            yield store
+
+    def test_only_the_blocks_of_a_range_are_fetched(self, far, node, here):
+        content = os.urandom(30 * KIB)
+        cid = far.add_bytes(content)
+        file = StoredFile(here, cid)
+        assert node.asked == [str(cid)]
+        assert file.near([(5 * KIB, 7 * KIB), (6 * KIB, 6 * KIB + 1)]) == 2 * KIB
+        assert file.near([(5 * KIB, 7 * KIB)]) == 0
+        memory = file.sparse([(5 * KIB, 6 * KIB), (9 * KIB + 1, 9 * KIB + 3)])
+        assert memory[5 * KIB : 6 * KIB] == content[5 * KIB : 6 * KIB]
+        assert memory[9 * KIB + 1 : 9 * KIB + 3] == content[9 * KIB + 1 : 9 * KIB + 3]
+        parts = [content[at : at + KIB] for at in (5 * KIB, 6 * KIB, 9 * KIB)]
+        assert sorted(node.asked[1:]) == sorted(str(Cid.of(part)) for part in parts)
+        assert file.view(0, len(content)) == content
+
+    def test_a_rotten_block_is_mended_by_the_peer(self, far, here):
+        content = os.urandom(20 * KIB)
+        file = StoredFile(here, far.add_bytes(content))
+        assert file.view(0, len(content)) == content
+        assert isinstance(here.blocks, FetchingStore)
+        rot(here.blocks, Cid.of(content[3 * KIB : 4 * KIB]))
+        assert file.sparse([(3 * KIB, 5 * KIB)])[3 * KIB : 5 * KIB] == content[3 * KIB : 5 * KIB]
+        assert file.view(0, len(content)) == content
