@@ -51,6 +51,8 @@ class StorageSettings:
 
     profile: str = "unixfs-v1-2025"
     """Chunking and layout of what is added; see ``holdfast.storage.PROFILES``."""
+    hash: Literal["sha2-256", "blake3"] = "sha2-256"
+    """Of what is added. blake3 is twice as fast, also whenever something is read; older IPFS programs don't know it."""
     verify: Literal["always", "ingest"] = "always"
     """When blocks on the local disk are hashed: at every read, or only when they came in. What comes from the
     network, or lies in a file of the user's own, is always hashed."""

@@ -17,6 +17,7 @@ from holdfast.storage.content import ContentStore
 from holdfast.storage.exchange.announcing import AnnouncingPins, Cluster, Routing
 from holdfast.storage.exchange.block_client import BlockConnection, BufferPool
 from holdfast.storage.exchange.fetcher import Fetcher, FetchingStore, Provider
+from holdfast.storage.formats.unixfs import profile_named
 from holdfast.storage.local.collector import Collector
 from holdfast.storage.local.fsck import Report, check
 from holdfast.storage.local.local_store import LocalStore
@@ -109,6 +110,7 @@ def open_store(home: str | Path | Settings | None = None, *, offline: bool = Fal
         offline: Fetch nothing.
     """
     settings = home if isinstance(home, Settings) else load_settings(home)
+    profile = profile_named(settings.storage.profile, hash=settings.storage.hash)
     local = open_backing(settings)
     blocks = _checked(local, settings)
     pins, sources = _keepers(local)
@@ -116,7 +118,7 @@ def open_store(home: str | Path | Settings | None = None, *, offline: bool = Fal
         routing = Routing(lambda: read_cluster(settings.home), routers=settings.fetch.routers)
         blocks = FetchingStore(blocks, _fetcher(settings, routing))
         pins = AnnouncingPins(pins, routing)
-    return ContentStore(blocks, profile=settings.storage.profile, pins=pins, sources=sources)
+    return ContentStore(blocks, profile=profile, pins=pins, sources=sources)
 
 
 def _keepers(local: LocalStore | KuboStore) -> tuple[SupportsPins, SourceCache | None]:

@@ -46,7 +46,7 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     add.add_argument("path", help="file or folder; - is standard input")
     add.add_argument("--profile", help="layout of files and folders (default: storage.profile)")
     add.add_argument("--chunker", help="where files are cut (default: the profile's)")
-    add.add_argument("--hash", help="sha2-256 or blake3 (default: sha2-256)")
+    add.add_argument("--hash", help="sha2-256 or blake3 (default: storage.hash)")
     add.add_argument(
         "--no-copy", action="store_true", help="leave the bytes where they are, and note where that is"
     )
@@ -86,7 +86,7 @@ def _add(arguments: argparse.Namespace) -> None:
 
     settings = load_settings(arguments.home)
     profile = profile_named(
-        arguments.profile or settings.storage.profile, chunker=arguments.chunker, hash=arguments.hash
+        arguments.profile or settings.storage.profile, chunker=arguments.chunker, hash=arguments.hash or settings.storage.hash
     )
     path = None if arguments.path == "-" else Path(arguments.path)
     if path is None and arguments.no_copy:
