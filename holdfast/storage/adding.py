@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from holdfast.errors import Conflict, Denied, InvalidInput, NotFound
 from holdfast.storage.cid import RAW
 from holdfast.storage.formats.format_chunkers import FormatChunker
-from holdfast.storage.formats.unixfs import Node, directory_blocks, file_blocks, file_name, symlink_blocks
+from holdfast.storage.formats.unixfs import (
+    Node,
+    directory_blocks,
+    file_blocks,
+    file_name,
+    file_places,
+    symlink_blocks,
+)
 from holdfast.storage.local.references import FileRange
 
 if TYPE_CHECKING:
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
 
     Blocks = Generator[tuple[Cid, Payload], None, Node]
     Cut = Generator[tuple[Cid, Buffer], None, Node]
+    Placed = Generator[tuple[Cid, Buffer | int], None, Node]
     OnBytes = Callable[[int], object]
 
 __all__ = ["MAX_TREE_DEPTH", "cid_of", "path_blocks", "root_of", "tree_blocks"]
@@ -164,16 +172,17 @@ class _Walk:
         return node
 
     def _read(self, file: io.FileIO, path: str, profile: Profile, otherwise: Profile | None) -> Blocks:
-        if isinstance(profile.chunker, FormatChunker):
-            blocks = _cut_by_format(file, path, profile, otherwise, self._progress)
-        else:
-            blocks = file_blocks(file, profile, self._progress)
         try:
-            return (yield from (self._referenced(blocks, path) if self._by_reference else blocks))
+            if isinstance(profile.chunker, FormatChunker):
+                blocks = _cut_by_format(file, path, profile, otherwise, self._progress)
+                return (yield from (self._referenced(blocks, path) if self._by_reference else blocks))
+            if self._by_reference:
+                return (yield from self._referenced(file_places(file, profile, self._progress), path))
+            return (yield from file_blocks(file, profile, self._progress))
         except Conflict as error:
             raise Conflict(f"{path}: {error}") from error
 
-    def _referenced(self, blocks: Cut, path: str) -> Blocks:
+    def _referenced(self, blocks: Placed, path: str) -> Blocks:
         real = Path(path).resolve()
         offset = 0
         while True:
@@ -182,9 +191,10 @@ class _Walk:
             except StopIteration as end:
                 node: Node = end.value
                 return node
-            if cid.codec == RAW:  # the leaves come first, and in order
-                yield cid, FileRange(real, offset, len(data))
-                offset += len(data)
+            if isinstance(data, int) or cid.codec == RAW:  # the leaves come first, and in order
+                size = data if isinstance(data, int) else len(data)
+                yield cid, FileRange(real, offset, size)
+                offset += size
             else:
                 yield cid, data
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
@@ -29,6 +29,7 @@ __all__ = [
     "Mapped",
     "Pin",
     "SupportsExtent",
+    "SupportsLacking",
     "SupportsMap",
     "SupportsPins",
     "SupportsPrefetch",
@@ -112,16 +113,16 @@ class Mapped:
     """Blocks as one piece of memory, each to be checked before its bytes are used."""
 
     memory: memoryview
-    check: Callable[[Cid, memoryview], object]
-    """Takes a block's CID and its part of ``memory``; raises ``Corrupt`` as the store's own reads do."""
+    check: Callable[[Cid, int, int], object]
+    """Takes a block's CID and where in ``memory`` it begins and ends; raises ``Corrupt`` as the store's own reads do."""
 
 
 @runtime_checkable
 class SupportsMap(Protocol):
-    """A store that can hand out several blocks as one piece of memory before any of them is read."""
+    """A store that can hand out many blocks as memory before any of them is read."""
 
-    def mapped(self, cids: Sequence[Cid]) -> Mapped | None:
-        """The blocks joined in this order, or None where they do not lie back to back, or not all of them are here."""
+    def mapped(self, cids: Sequence[Cid]) -> list[Mapped] | None:
+        """The blocks in this order, joined to pieces where they lie back to back; None if not all of them are here so."""
         ...
 
 
@@ -140,6 +141,15 @@ class SupportsPrefetch(Protocol):
             NotFound: No provider has one of them.
             Unavailable: A provider that might have it does not answer.
         """
+        ...
+
+
+@runtime_checkable
+class SupportsLacking(Protocol):
+    """A store that tells of many blocks at once which are not there: to ask it for one at a time is slow."""
+
+    def lacking(self, cids: Sequence[Cid]) -> list[Cid]:
+        """Those of ``cids`` that it has not got, in their order."""
         ...
 
 
@@ -230,6 +240,8 @@ class VerifyingStore:
     def __init__(self, inner: BlockStore, *, source: str) -> None:
         self._inner = inner
         self._source = source
+        # To ask what a store can do is slow, and this is asked for each block that is served.
+        self._extents = inner if isinstance(inner, SupportsExtent) else None
 
     @property
     def inner(self) -> BlockStore:
@@ -257,30 +269,43 @@ class VerifyingStore:
         joined = self._inner.view(cids)
         if joined is None:
             return None
-        parts: list[tuple[Cid, memoryview]] = []
+        if joined.nbytes < _THREADS_FROM_BYTES:
+            for part in self._parts(cids, joined):
+                self._check(part)
+            return joined
+        # A few at once, in order: what was read lately is then all that stays in this process's memory.
+        pending: deque[Future[None]] = deque()
+        with ThreadPoolExecutor(_HASHERS, thread_name_prefix="holdfast-hash") as pool:
+            for part in self._parts(cids, joined):
+                pending.append(pool.submit(self._check, part))
+                if len(pending) > 4 * _HASHERS:
+                    pending.popleft().result()
+            while pending:
+                pending.popleft().result()
+        return joined
+
+    def _parts(self, cids: Sequence[Cid], joined: memoryview) -> Iterator[tuple[Cid, memoryview]]:
         at = 0
         for cid in cids:
             size = memoryview(self._inner.get(cid)).nbytes
-            parts.append((cid, joined[at : at + size]))
+            yield cid, joined[at : at + size]
             at += size
-        if joined.nbytes < _THREADS_FROM_BYTES:
-            for part in parts:
-                self._check(part)
-        else:
-            with ThreadPoolExecutor(_HASHERS, thread_name_prefix="holdfast-hash") as pool:
-                deque(pool.map(self._check, parts), maxlen=0)
-        return joined
-
-    def mapped(self, cids: Sequence[Cid]) -> Mapped | None:
-        """The blocks as one piece of memory; checking a block hashes it."""
-        inner = self._inner.mapped(cids) if isinstance(self._inner, SupportsMap) else None
-        if inner is None:
-            return None
-        return Mapped(inner.memory, lambda cid, data: cid.check(data, source=self._source))
 
     def _check(self, part: tuple[Cid, memoryview]) -> None:
         cid, data = part
         cid.check(data, source=self._source)
+
+    def mapped(self, cids: Sequence[Cid]) -> list[Mapped] | None:
+        """The blocks as memory; checking a block hashes it."""
+        pieces = self._inner.mapped(cids) if isinstance(self._inner, SupportsMap) else None
+        return None if pieces is None else [self._hashed(piece) for piece in pieces]
+
+    def _hashed(self, piece: Mapped) -> Mapped:
+        def check(cid: Cid, start: int, end: int) -> None:
+            piece.check(cid, start, end)
+            cid.check(piece.memory[start:end], source=self._source)
+
+        return Mapped(piece.memory, check)
 
     def has(self, cid: Cid) -> bool:
         """Whether the block is here."""
@@ -288,7 +313,7 @@ class VerifyingStore:
 
     def extent(self, cid: Cid) -> Extent | None:
         """Where the block lies; the one answer that is not hashed. None also where the inner store can't tell."""
-        return self._inner.extent(cid) if isinstance(self._inner, SupportsExtent) else None
+        return self._extents.extent(cid) if self._extents is not None else None
 
     def put_many(self, blocks: Iterable[tuple[Cid, Payload]], *, resume: bytes | None = None) -> int:
         """Store blocks in the inner store."""

@@ -75,6 +75,8 @@ def read_varint(data: Buffer, at: int) -> tuple[int, int]:
     Raises:
         Corrupt: Cut off, longer than 9 bytes, or not minimal.
     """
+    if at < len(data) and data[at] < 0x80:  # most are of one byte
+        return data[at], at + 1
     number = shift = 0
     view = memoryview(data)
     for position in range(at, min(at + 9, len(view))):

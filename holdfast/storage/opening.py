@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PeerState",
     "check_home",
+    "get_block",
     "open_backing",
     "open_blocks",
     "open_collector",
@@ -119,6 +120,23 @@ def open_store(home: str | Path | Settings | None = None, *, offline: bool = Fal
         blocks = FetchingStore(blocks, _fetcher(settings, routing))
         pins = AnnouncingPins(pins, routing)
     return ContentStore(blocks, profile=profile, pins=pins, sources=sources)
+
+
+def get_block(cid: Cid | str, *, home: str | Path | Settings | None = None) -> bytes:
+    """The bytes of one block of a home, hashed again, and fetched from its peers if need be.
+
+    For a single look; who reads more opens the store.
+
+    Raises:
+        NotFound: Nobody has it.
+        Corrupt: The bytes are not what the CID says.
+        InvalidInput: That is no CID.
+    """
+    wanted = Cid.parse(cid)
+    with open_store(home) as store:
+        data = bytes(store.blocks.get(wanted))
+    wanted.check(data, source="the store")
+    return data
 
 
 def _keepers(local: LocalStore | KuboStore) -> tuple[SupportsPins, SourceCache | None]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
 
 from holdfast.errors import Corrupt, InvalidInput
-from holdfast.storage.block_store import Mapped, SupportsMap, SupportsPrefetch, SupportsView
+from holdfast.storage.block_store import Mapped, SupportsMap, SupportsPrefetch
 from holdfast.storage.cid import RAW, Cid
 from holdfast.storage.formats.unixfs import file_leaves
 
@@ -17,13 +16,14 @@ if TYPE_CHECKING:
     from holdfast.storage.content import ContentStore
     from holdfast.storage.formats.unixfs import Leaf
 
-__all__ = ["StoredFile"]
+__all__ = ["LoadedParts", "StoredFile"]
 
 
 class StoredFile:
     """A file by its CID, for those who read parts of it again and again. Safe to use from several threads.
 
-    Opening it reads the nodes above its blocks, and none of the blocks themselves, unless it is a single one.
+    Opening it reads the nodes above its blocks, and none of the blocks themselves, unless it is a single one. Where blocks
+    lie is looked up once.
 
     Args:
         store: Where it is, or is fetched to.
@@ -43,8 +43,8 @@ class StoredFile:
         self.size = last.offset + size
         """In bytes."""
         self._ends = [*(leaf.offset for leaf in self._leaves[1:]), self.size]
-        self._lock = threading.Lock()
-        self._map: Mapped | None = None
+        # No lock: two threads that look the same block up find the same, and either answer may stay.
+        self._places: list[_Place | None] = [None] * len(self._leaves)
 
     def cids(self, start: int, end: int) -> list[Cid]:
         """The blocks that hold the bytes from ``start`` to ``end`` (exclusive), in order.
@@ -52,7 +52,7 @@ class StoredFile:
         Raises:
             InvalidInput: The file has no such range.
         """
-        return [leaf.cid for leaf in self._leaves_in(start, end) if leaf.data is None]
+        return [leaf.cid for leaf in self._leaves[slice(*self._bounds(start, end))] if leaf.data is None]
 
     def near(self, ranges: Iterable[tuple[int, int]]) -> int:
         """Fetch what of these ranges is not on this node, several blocks at once; how many bytes that were.
@@ -62,9 +62,11 @@ class StoredFile:
             Corrupt: Somebody sent wrong bytes, and nobody the right ones.
             Unavailable: Somebody who might have it does not answer.
         """
+        numbers = self._touched(ranges)
+        if self._find(numbers):
+            return 0
         blocks = self._store.blocks
-        leaves = self._distinct(ranges)
-        missing = [i for i in leaves if self._leaves[i].data is None and not blocks.has(self._leaves[i].cid)]
+        missing = [i for i in numbers if self._leaves[i].data is None and not blocks.has(self._leaves[i].cid)]
         if missing and isinstance(blocks, SupportsPrefetch):
             blocks.prefetch([self._leaves[i].cid for i in missing], root=self.cid)
         return sum(self._ends[i] - self._leaves[i].offset for i in missing)
@@ -77,45 +79,35 @@ class StoredFile:
             Corrupt: A block is not what its CID says, and nobody has the right bytes.
             InvalidInput: The file has no such range.
         """
-        leaves = self._leaves_in(start, end)
-        if not leaves:
-            return memoryview(b"")
-        whole = self._mapped()
-        if whole is not None and self._check(whole, leaves):
-            return whole.memory[start:end]
-        begin = leaves[0].offset
-        return self._joined(leaves)[start - begin : end - begin]
+        return self.load([(start, end)]).view(start, end)
 
-    def sparse(self, ranges: Sequence[tuple[int, int]]) -> memoryview:
-        """Memory of the whole file's length, in which these ranges hold their verified bytes.
-
-        What lies outside of them is not verified, or not even there: it must not be read. It is for readers that seek, such
-        as Parquet's. With no copy where the whole file is on this node in one piece.
+    def load(self, ranges: Sequence[tuple[int, int]]) -> LoadedParts:
+        """Verify these ranges at once, for those who read in smaller pieces.
 
         Raises:
             NotFound: As :meth:`view` does.
             Corrupt: As above.
             InvalidInput: As above.
         """
-        wanted = self._distinct(ranges)
-        whole = self._mapped()
-        if whole is not None and self._check(whole, [self._leaves[i] for i in wanted]):
-            return whole.memory
-        import numpy as np
+        numbers = self._touched(ranges)
+        if not self._find(numbers):
+            self.near(ranges)
+            self._find(numbers)
+        return LoadedParts(self, {number: self._verified(number) for number in numbers})
 
-        self.near(ranges)
-        memory = np.empty(self.size, np.uint8).data  # the kernel gives pages to what is written only
-        for first, last in _runs(wanted):
-            run = self._leaves[first : last + 1]
-            memory[run[0].offset : self._ends[last]] = self._joined(run)
-        return memory.toreadonly()
+    def unverified(self, start: int, end: int) -> memoryview | None:
+        """Memory of a range as it lies, for those who read only what they :meth:`load` of it; None if it lies in parts."""
+        numbers = range(*self._bounds(start, end))
+        self._find(numbers)
+        places = [self._places[number] for number in numbers]
+        return self._joined(numbers, places, start, end)
 
     def _bring_nodes(self, cids: list[Cid]) -> None:
         nodes = [cid for cid in cids if cid.codec != RAW]
         if nodes and isinstance(self._store.blocks, SupportsPrefetch):
             self._store.blocks.prefetch(nodes, root=self.cid)
 
-    def _distinct(self, ranges: Iterable[tuple[int, int]]) -> list[int]:
+    def _touched(self, ranges: Iterable[tuple[int, int]]) -> list[int]:
         """The numbers of the leaves that any of the ranges touches, in order."""
         return sorted({i for start, end in ranges for i in range(*self._bounds(start, end))})
 
@@ -125,62 +117,97 @@ class StoredFile:
         first = bisect_right(self._ends, start)
         return (first, bisect_left(self._ends, end) + 1) if end > start else (first, first)
 
-    def _leaves_in(self, start: int, end: int) -> list[Leaf]:
-        return self._leaves[slice(*self._bounds(start, end))]
-
-    def _mapped(self) -> Mapped | None:
-        """The whole file as it lies, if it does in one piece."""
-        with self._lock:
-            if self._map is None and isinstance(self._store.blocks, SupportsMap):
-                if any(leaf.data is not None for leaf in self._leaves):
-                    return None
-                found = self._store.blocks.mapped([leaf.cid for leaf in self._leaves])
-                if found is not None and found.memory.nbytes == self.size:
-                    self._map = found
-            return self._map
-
-    def _check(self, whole: Mapped, leaves: Iterable[Leaf]) -> bool:
-        """Check these parts of the map; False if one is rotten, then blocks are read one by one, which mends them."""
-        memory, check = whole.memory, whole.check
-        try:
-            for leaf in leaves:
-                check(leaf.cid, memory[leaf.offset : leaf.offset + (leaf.size or self.size)])
-        except Corrupt:
-            with self._lock:
-                self._map = None
+    def _find(self, numbers: Sequence[int]) -> bool:
+        """Look up where leaves lie; whether all of them are mapped now."""
+        unknown = [i for i in numbers if self._places[i] is None]
+        if not unknown:
+            return True
+        if not isinstance(self._store.blocks, SupportsMap) or any(
+            self._leaves[i].data is not None for i in unknown
+        ):
             return False
+        pieces = self._store.blocks.mapped([self._leaves[i].cid for i in unknown])
+        if pieces is None:
+            return False
+        left = iter(pieces)
+        piece, at = Mapped(memoryview(b""), lambda *_: None), 0
+        for number in unknown:
+            size = self._ends[number] - self._leaves[number].offset
+            while at >= piece.memory.nbytes and size:
+                following = next(left, None)
+                if following is None:
+                    return False
+                piece, at = following, 0
+            if at + size > piece.memory.nbytes:
+                return False  # a block is not as long as its parent states: reading it by itself tells which
+            self._places[number] = piece, at
+            at += size
         return True
 
-    def _joined(self, leaves: Sequence[Leaf]) -> memoryview:
-        blocks = self._store.blocks
-        if len(leaves) > 1 and isinstance(blocks, SupportsPrefetch):
-            blocks.prefetch([leaf.cid for leaf in leaves if leaf.data is None], root=self.cid)
-        if len(leaves) > 1 and isinstance(blocks, SupportsView) and all(leaf.data is None for leaf in leaves):
-            joined = blocks.view([leaf.cid for leaf in leaves])
-            if joined is not None and joined.nbytes == sum(leaf.size or 0 for leaf in leaves):
-                return joined
-        parts = [self._load(leaf) for leaf in leaves]
-        return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
-
-    def _load(self, leaf: Leaf) -> memoryview:
+    def _verified(self, number: int) -> _Place:
+        """Where a leaf's verified bytes are."""
+        leaf, place = self._leaves[number], self._places[number]
+        if place is not None:
+            piece, at = place
+            try:
+                piece.check(leaf.cid, at, at + self._ends[number] - leaf.offset)
+            except Corrupt:
+                self._places[number] = None  # what is read by itself may be mended, and lies elsewhere then
+            else:
+                return place
         data = memoryview(leaf.data if leaf.data is not None else self._store.blocks.get(leaf.cid)).cast("B")
-        stated = self.size if leaf.size is None else leaf.size
+        stated = self._ends[number] - leaf.offset
         if data.nbytes != stated:
             raise Corrupt(
                 f"{leaf.cid} in the file {self.cid} has {data.nbytes} bytes, not {stated} as its parent states"
             )
-        return data
+        return Mapped(data.toreadonly(), lambda *_: None), 0
+
+    def _joined(
+        self, numbers: Sequence[int], places: Sequence[_Place | None], start: int, end: int
+    ) -> memoryview | None:
+        """The range as one part of a piece, if all leaves lie in it one behind the other."""
+        if not numbers or places[0] is None:
+            return None if numbers else memoryview(b"")
+        piece, first = places[0]
+        shift = first - self._leaves[numbers[0]].offset
+        for number, place in zip(numbers, places, strict=True):
+            if place is None or place[0] is not piece or place[1] - self._leaves[number].offset != shift:
+                return None
+        return piece.memory[start + shift : end + shift]
 
 
-def _runs(numbers: Sequence[int]) -> Iterable[tuple[int, int]]:
-    """First and last of each run of neighbours, whose bytes together are a few blocks at most."""
-    most = 16  # so that a joined run is no second copy of a large file
-    first = last = -2
-    for number in numbers:
-        if number != last + 1 or number - first >= most:
-            if first >= 0:
-                yield first, last
-            first = number
-        last = number
-    if first >= 0:
-        yield first, last
+class LoadedParts:
+    """Ranges of a file that were verified together; made by :meth:`StoredFile.load`."""
+
+    def __init__(self, file: StoredFile, places: dict[int, _Place]) -> None:
+        self._file = file
+        self._places = places
+
+    def view(self, start: int, end: int) -> memoryview:
+        """The bytes from ``start`` to ``end``, with no copy where they lie in one piece.
+
+        Raises:
+            InvalidInput: Not all of them were loaded.
+        """
+        numbers = range(*self._file._bounds(start, end))  # noqa: SLF001 -- two halves of one thing
+        try:
+            places = [self._places[number] for number in numbers]
+        except KeyError:
+            raise InvalidInput(f"bytes {start} to {end} of {self._file.cid} were not loaded") from None
+        joined = self._file._joined(numbers, places, start, end)  # noqa: SLF001 -- as above
+        if joined is not None:
+            return joined
+        leaves, ends = self._file._leaves, self._file._ends  # noqa: SLF001 -- as above
+        parts = [
+            piece.memory[at + max(0, start - leaves[i].offset) : at + min(end, ends[i]) - leaves[i].offset]
+            for i, (piece, at) in zip(numbers, places, strict=True)
+        ]
+        return memoryview(b"".join(parts))
+
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    _Place: TypeAlias = tuple[Mapped, int]
+    """A piece of memory, and where in it a block begins."""

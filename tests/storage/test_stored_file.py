@@ -46,21 +46,21 @@ def long_file(tmp_path_factory):
         yield content, [StoredFile(store, store.add_bytes(content)) for store in stores]
 
 
+BOUNDS = st.tuples(st.integers(0, 40 * KIB + 17), st.integers(0, 40 * KIB + 17)).map(sorted)
+
+
 @settings(max_examples=200, deadline=None)
-@given(
-    which=st.integers(0, 1),
-    bounds=st.lists(
-        st.tuples(st.integers(0, 40 * KIB + 17), st.integers(0, 40 * KIB + 17)).map(sorted), max_size=4
-    ),
-)
+@given(which=st.integers(0, 1), bounds=st.lists(BOUNDS, max_size=4))
 def test_every_range_has_the_bytes_of_the_file(long_file, which, bounds):
     content, files = long_file
-    sparse = files[which].sparse([(start, end) for start, end in bounds])
-    assert len(sparse) == len(content)
-    assert sparse.readonly
+    loaded = files[which].load([(start, end) for start, end in bounds])
     for start, end in bounds:
         assert files[which].view(start, end) == content[start:end]
-        assert sparse[start:end] == content[start:end]
+        part = loaded.view(start, end)
+        assert part == content[start:end]
+        assert part.readonly
+        lying = files[which].unverified(start, end)
+        assert lying is None or lying == content[start:end]
 
 
 @pytest.mark.parametrize("content", [b"", b"a", b"x" * KIB, b"x" * 5 * KIB], ids=len)
@@ -69,7 +69,7 @@ def test_small_files_and_files_of_equal_blocks(store, content):
         file = StoredFile(each, each.add_bytes(content))
         assert file.size == len(content)
         assert file.view(0, len(content)) == content
-        assert file.sparse([(0, len(content))]) == content
+        assert file.load([(0, len(content))]).view(0, len(content)) == content
 
 
 def test_a_range_outside_of_the_file_is_refused(store):
@@ -82,9 +82,20 @@ def test_a_range_outside_of_the_file_is_refused(store):
 def test_a_file_in_one_piece_is_not_copied(store):
     content = os.urandom(3 * MIB)
     file = StoredFile(store, store.add_bytes(content))
-    memory = file.sparse([(0, 10)])
-    assert memory.obj is file.sparse([(2 * MIB, 3 * MIB)]).obj
-    assert memory.obj is file.view(MIB, MIB + 1).obj
+    loaded = file.load([(0, 10), (MIB, 3 * MIB)])
+    segment = loaded.view(0, 10).obj
+    assert segment is loaded.view(MIB + 5, 3 * MIB).obj
+    assert segment is file.view(5, 2 * MIB).obj
+    whole = file.unverified(0, 3 * MIB)
+    assert whole is not None
+    assert segment is whole.obj
+
+
+def test_what_was_not_loaded_can_not_be_read(store):
+    file = StoredFile(store, store.add_bytes(os.urandom(3 * MIB)))
+    loaded = file.load([(0, 10)])
+    with pytest.raises(InvalidInput, match="were not loaded"):
+        loaded.view(MIB - 1, MIB + 1)
 
 
 def test_only_what_is_read_is_hashed_and_a_rotten_block_is_never_handed_out(blocks, store):
@@ -93,9 +104,9 @@ def test_only_what_is_read_is_hashed_and_a_rotten_block_is_never_handed_out(bloc
     rotten = Cid.of(content[2 * MIB : 3 * MIB])
     rot(blocks, rotten)
     assert file.view(0, 2 * MIB) == content[: 2 * MIB]
-    for read in (file.view, lambda start, end: file.sparse([(start, end)])):
+    for _ in range(2):
         with pytest.raises(Corrupt, match=str(rotten)):
-            read(2 * MIB - 1, 2 * MIB + 1)
+            file.view(2 * MIB - 1, 2 * MIB + 1)
     assert file.view(3 * MIB, 4 * MIB) == content[3 * MIB :]
 
 
@@ -129,9 +140,9 @@ class TestFromAPeer:
         assert node.asked == [str(cid)]
         assert file.near([(5 * KIB, 7 * KIB), (6 * KIB, 6 * KIB + 1)]) == 2 * KIB
         assert file.near([(5 * KIB, 7 * KIB)]) == 0
-        memory = file.sparse([(5 * KIB, 6 * KIB), (9 * KIB + 1, 9 * KIB + 3)])
-        assert memory[5 * KIB : 6 * KIB] == content[5 * KIB : 6 * KIB]
-        assert memory[9 * KIB + 1 : 9 * KIB + 3] == content[9 * KIB + 1 : 9 * KIB + 3]
+        loaded = file.load([(5 * KIB, 6 * KIB), (9 * KIB + 1, 9 * KIB + 3)])
+        assert loaded.view(5 * KIB, 6 * KIB) == content[5 * KIB : 6 * KIB]
+        assert loaded.view(9 * KIB + 1, 9 * KIB + 3) == content[9 * KIB + 1 : 9 * KIB + 3]
         parts = [content[at : at + KIB] for at in (5 * KIB, 6 * KIB, 9 * KIB)]
         assert sorted(node.asked[1:]) == sorted(str(Cid.of(part)) for part in parts)
         assert file.view(0, len(content)) == content
@@ -142,5 +153,5 @@ class TestFromAPeer:
         assert file.view(0, len(content)) == content
         assert isinstance(here.blocks, FetchingStore)
         rot(here.blocks, Cid.of(content[3 * KIB : 4 * KIB]))
-        assert file.sparse([(3 * KIB, 5 * KIB)])[3 * KIB : 5 * KIB] == content[3 * KIB : 5 * KIB]
+        assert file.load([(3 * KIB, 5 * KIB)]).view(3 * KIB, 5 * KIB) == content[3 * KIB : 5 * KIB]
         assert file.view(0, len(content)) == content

@@ -277,10 +277,10 @@ class BlockConnection:
         fields: dict[bytes, bytes] = {}
         for line in lines:
             name, colon, value = line.partition(b":")
-            name = name.lower()
-            if not colon or (fields.get(name, value.strip()) != value.strip() and name == b"content-length"):
+            name, value = name.lower(), value.strip()
+            if not colon or (name == b"content-length" and fields.get(name, value) != value):
                 raise ValueError(f"the answer has a broken header: {line[:60]!r}")
-            fields[name] = value.strip()
+            fields[name] = value
         return int(status[2]), fields, status[1] == b"1"
 
     def _until(self, end: bytes) -> bytes:

@@ -256,6 +256,10 @@ class Download:
 
     def next_job(self) -> Job | None:
         """The next request that should be sent, or None when nothing can be done but wait."""
+        if self._peers and not any(peer.free for peer in self._peers):
+            return (
+                None  # to look at every block that waits would find the same, and this is asked all the time
+            )
         for index in sorted(self._unasked)[:_MOST_WAITING]:
             job = self._job_for(self._unasked[index])
             if job is not None:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 from holdfast.errors import Conflict, Corrupt, HoldfastError, NotFound, Unsupported
 from holdfast.storage.block_store import (
     SupportsExtent,
+    SupportsLacking,
     SupportsMap,
+    SupportsPrefetch,
     SupportsRepair,
     SupportsView,
     inline_block,
@@ -194,6 +196,8 @@ class FetchingStore:
 
     def __init__(self, local: BlockStore, fetcher: Fetcher) -> None:
         self._local = local
+        self._asks = local if isinstance(local, SupportsLacking) else None
+        self._near = local if isinstance(local, SupportsPrefetch) else None
         self._fetcher = fetcher
         self._lock = threading.Lock()
         self._fetching: dict[bytes, threading.Event] = {}
@@ -247,19 +251,21 @@ class FetchingStore:
         """
         wanted = list({cid.multihash: cid for cid in cids}.values())
         places = {cid: wanted[at // GROUP_BLOCKS * GROUP_BLOCKS].multihash for at, cid in enumerate(wanted)}
-        missing = [cid for cid in wanted if not self.has(cid)]
+        missing = self._lacking(wanted)
         while missing:
             mine, others = self._claim(missing)
             try:
                 # Another thread may have had its turn after the look above, and before this one's began.
-                fetched = [cid for cid in mine if not self.has(cid)]
+                fetched = self._lacking(list(mine))
                 if fetched:
                     self._fetch(fetched, [places[cid] for cid in fetched], root, progress)
             finally:
                 self._release(mine)
             for other in others:
                 other.wait()
-            missing = [cid for cid in missing if cid not in mine and not self.has(cid)]
+            missing = self._lacking([cid for cid in missing if cid not in mine])
+        if self._near is not None and len(wanted) > 1:  # one alone is about to be read anyway
+            self._near.prefetch(wanted, root=root)
 
     def view(self, cids: Sequence[Cid]) -> memoryview | None:
         """The blocks as one piece of local memory, fetched first if need be."""
@@ -273,8 +279,8 @@ class FetchingStore:
                 self.get(cid)  # which mends it
             return self._local.view(cids)
 
-    def mapped(self, cids: Sequence[Cid]) -> Mapped | None:
-        """The blocks as one piece of memory, where all of them are on this node; nothing is fetched."""
+    def mapped(self, cids: Sequence[Cid]) -> list[Mapped] | None:
+        """The blocks as memory, where all of them are on this node; nothing is fetched."""
         return self._local.mapped(cids) if isinstance(self._local, SupportsMap) else None
 
     def has(self, cid: Cid) -> bool:
@@ -305,6 +311,12 @@ class FetchingStore:
         """Close the fetcher and the local store."""
         self._fetcher.close()
         self._local.close()
+
+    def _lacking(self, cids: list[Cid]) -> list[Cid]:
+        """Those that are not here, asked for at once where the store is another process."""
+        if self._asks is None:
+            return [cid for cid in cids if not self.has(cid)]
+        return self._asks.lacking([cid for cid in cids if inline_block(cid) is None])
 
     def _claim(self, cids: list[Cid]) -> tuple[dict[Cid, None], set[threading.Event]]:
         """Those of the blocks that this thread is to fetch, and what tells that the others were tried for."""

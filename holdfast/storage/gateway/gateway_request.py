@@ -5,6 +5,7 @@ Sources: https://specs.ipfs.tech/http-gateways/trustless-gateway/, https://specs
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote
@@ -41,6 +42,7 @@ FORMATS = {
 """What the gateways' specifications know, with the media types; not all of it is served."""
 
 MAX_PATH_NAMES = 128
+_PLAIN_NAME = re.compile(r"[0-9A-Za-z._-]{1,255}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +236,8 @@ def not_modified(headers: dict[str, str]) -> web.Response:
 
 def content_disposition(kind: str, filename: str) -> str:
     """A ``Content-Disposition``: ``kind`` is inline or attachment."""
+    if _PLAIN_NAME.fullmatch(filename):  # as those that are a CID
+        return f'{kind}; filename="{filename}"'
     name = "".join("_" if letter in '"\\/' or not letter.isprintable() else letter for letter in filename)[
         :255
     ]

@@ -92,6 +92,16 @@ def _is_cached(handle: int, offset: int, length: int) -> bool:
     return True
 
 
+def _send_at_once(transport: asyncio.Transport, handle: int, offset: int, length: int) -> int:
+    """Have the kernel take what fits into the socket's buffer: usually all of a block, and without what the loop does to wait for it."""
+    if transport.get_write_buffer_size() or transport.get_extra_info("sslcontext") is not None:
+        return 0
+    try:
+        return os.sendfile(transport.get_extra_info("socket").fileno(), handle, offset, length)
+    except OSError:  # no room; what else it may be, the loop finds out
+        return 0
+
+
 def _read_ahead(handle: int, offset: int, length: int) -> None:
     for at in range(offset, offset + length, 256 << 10):
         os.pread(handle, min(256 << 10, offset + length - at), at)
@@ -315,8 +325,11 @@ class TrustlessGateway:
         at = block.offset + start
         if not _is_cached(block.handle, at, end - start):
             await self.in_thread(_read_ahead, block.handle, at, end - start)
-        async with asyncio.timeout(SEND_TIMEOUT_S):
-            await asyncio.get_running_loop().sendfile(transport, block, at, end - start)  # type: ignore[arg-type]
+        at += _send_at_once(transport, block.handle, at, end - start)
+        left = block.offset + end - at
+        if left:
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await asyncio.get_running_loop().sendfile(transport, block, at, left)  # type: ignore[arg-type]
 
     # -------------------------------------------------------------------------------------------------- CARs
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -139,8 +138,11 @@ class KuboPins:
             return  # what was to go is gone
 
     def adding(self) -> AbstractContextManager[None]:
-        """Nothing: a daemon collects when its owner tells it to, and offers no lock against that."""
-        return nullcontext()
+        """While this lasts, what this thread adds, or finds to be there already, can't be collected: time to pin it.
+
+        The daemon pins it with the import; see :mod:`~holdfast.storage.kubo.kubo_guard`.
+        """
+        return self._store.guarding()
 
     # -------------------------------------------------------------------------------------------- use
 

@@ -7,11 +7,13 @@ import re
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-from holdfast.errors import InvalidInput, NotFound, Unavailable, Unsupported, disk_errors
+from holdfast.errors import Conflict, InvalidInput, NotFound, Unavailable, Unsupported, disk_errors
 from holdfast.storage.block_store import MAX_BLOCK_BYTES, inline_block
 from holdfast.storage.cid import Cid, as_raw
+from holdfast.storage.kubo.kubo_guard import MAX_GUARDED, Guards
 from holdfast.storage.kubo.kubo_rpc import KuboAddress, KuboRpc, read_bounded
 from holdfast.storage.kubo.kubo_transfer import Part, ReadAhead, Spool
 from holdfast.storage.local.references import FileRange
@@ -19,6 +21,7 @@ from holdfast.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from holdfast.storage.block_store import Payload
@@ -73,6 +76,7 @@ class KuboStore:
         self.rpc = KuboRpc(KuboAddress.parse(address), timeout_s=timeout_s, concurrency=concurrency)
         self._scratch = str(scratch or tempfile.gettempdir())
         self._ahead = ReadAhead(self._fetch, concurrency)
+        self._guards = Guards(self.rpc)
         self._counting = threading.Lock()
         self._counted: dict[str, int] | None = None
         self._count_at = 0.0
@@ -240,29 +244,28 @@ class KuboStore:
         """
         self.rpc.must_be_open()
         listed: set[bytes] | None = None
-        batch: dict[bytes, bytes] = {}
+        batch: dict[bytes, bytes | None] = {}
         batch_bytes = 0
         with tempfile.SpooledTemporaryFile(_SPOOL_MEMORY_BYTES, dir=self._scratch) as file:
             spool = Spool(file)
+            there: list[bytes] = []
             for cid, data in blocks:
                 key = cid.multihash
-                if data is None:
-                    if key not in batch and key not in spool.multihashes and not self.has(cid):
-                        raise NotFound(
-                            f"{cid} is not in the IPFS daemon at {self.url} any more; add it again"
-                        )
-                    continue
-                if inline_block(cid) is None and key not in batch and key not in spool.multihashes:
-                    batch[key] = self._checked(cid, data)
-                    batch_bytes += len(batch[key])
+                if inline_block(cid) is None and key not in spool.multihashes and batch.get(key) is None:
+                    checked = None if data is None else self._checked(cid, data)
+                    batch[key] = checked
+                    batch_bytes += len(checked or b"")
                 if len(batch) >= _CHECKED_AT_ONCE or batch_bytes > _SPOOL_MEMORY_BYTES:
                     if listed is None and not self.stays_offline:
                         listed = self.rpc.run(self._listed)
-                    self._spool_new(spool, batch, listed)
+                    there += self._spool_new(spool, batch, listed)
                     batch, batch_bytes = {}, 0
-            self._spool_new(spool, batch, listed)
-            for part in spool.parts(_IMPORT_BYTES):
-                self._import(part)
+            there += self._spool_new(spool, batch, listed)
+            if self._guards.wanted:
+                self._import_guarded(spool, there)
+            else:
+                for part in spool.parts(_IMPORT_BYTES, MAX_GUARDED):
+                    self._import(part)
             return spool.payload_bytes
 
     def _checked(self, cid: Cid, data: Buffer | FileRange) -> bytes:
@@ -276,16 +279,46 @@ class KuboStore:
             raise InvalidInput(f"the block {cid} has {size} bytes; peers exchange at most {MAX_BLOCK_BYTES}")
         return bytes(data)
 
-    def _spool_new(self, spool: Spool, batch: dict[bytes, bytes], listed: set[bytes] | None) -> None:
+    def _spool_new(
+        self, spool: Spool, batch: dict[bytes, bytes | None], listed: set[bytes] | None
+    ) -> list[bytes]:
+        """Spool what the daemon has not got; the multihashes of what it has.
+
+        Raises:
+            NotFound: It has not got a block that is said to be there.
+        """
         cids = [as_raw(multihash) for multihash in batch]
         absent = self.rpc.run(lambda: self._lacking(cids, listed))
         with disk_errors(self._scratch):
             for cid in cids:
-                if cid.multihash in absent:
-                    spool.write(cid, batch[cid.multihash])
+                data = batch[cid.multihash]
+                if cid.multihash not in absent:
+                    continue
+                if data is None:
+                    raise NotFound(f"{cid} is not in the IPFS daemon at {self.url} any more; add it again")
+                spool.write(cid, data)
+        return [multihash for multihash in batch if multihash not in absent]
+
+    def guarding(self) -> AbstractContextManager[None]:
+        """While this lasts, the daemon's garbage collection takes nothing of what this thread puts, or finds to be there."""
+        return self._guards.standing()
+
+    def _import_guarded(self, spool: Spool, there: list[bytes]) -> None:
+        """Import everything with guards; what is there already first, as nothing holds that yet.
+
+        Raises:
+            Conflict: Something that was there was collected before it was guarded.
+        """
+        for at in range(0, len(there), MAX_GUARDED):
+            guard = self._guards.make(there[at : at + MAX_GUARDED])
+            self._import(Part(spool.file, 0, 0, [], guard))
+        for part in spool.parts(_IMPORT_BYTES, MAX_GUARDED):
+            self._import(replace(part, guard=self._guards.make([cid.multihash for cid in part.cids])))
 
     def _import(self, part: Part) -> None:
         arrived = self.rpc.run(lambda: self._send(part))
+        if arrived > 0 and part.guard is not None:
+            arrived -= 1
         # An error in the middle of an answer comes as a trailer, which Python's HTTP clients don't show: the count tells.
         if arrived != len(part.cids) and (lost := self.lacking(part.cids)):
             raise Unavailable(
@@ -303,11 +336,18 @@ class KuboStore:
         form.append_payload(car)  # js-ipfs takes no part without a content type
         allowed_s = self.rpc.timeout_s + (part.end - part.start) / _SLOWEST_BYTES_PER_S
         arrived = -1
+        pin = "false" if part.guard is None else "true"
         try:
             async with self.rpc.stream(
-                "dag/import", {"pin-roots": "false", "stats": "true"}, body=form, timeout_s=allowed_s
+                "dag/import", {"pin-roots": pin, "stats": "true"}, body=form, timeout_s=allowed_s
             ) as response:
                 async for line in self.rpc.lines(response):
+                    root = line.get("Root")
+                    if part.guard is not None and isinstance(root, dict) and root.get("PinErrorMsg"):
+                        raise Conflict(
+                            f"the IPFS daemon at {self.url} has collected blocks that this add builds on; add it again. "
+                            f"It says: {str(root['PinErrorMsg'])[:200]}"
+                        )
                     statistics = line.get("Stats")
                     if isinstance(statistics, dict) and isinstance(statistics.get("BlockCount"), int):
                         arrived = statistics["BlockCount"]

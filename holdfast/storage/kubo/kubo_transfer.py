@@ -32,7 +32,7 @@ class Spool:
     """Blocks in a temporary file, as frames of a CAR."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+        self.file = file
         self._frames: list[_Frame] = []
         self._end = 0
         self.multihashes: set[bytes] = set()
@@ -41,7 +41,7 @@ class Spool:
     def write(self, cid: Cid, data: bytes) -> None:
         """Append a block."""
         _, frame = car_frames([], [(cid, data)])
-        self._file.write(frame)
+        self.file.write(frame)
         self._end += len(frame)
         self._frames.append(_Frame(cid, len(data), self._end))
         self.multihashes.add(cid.multihash)
@@ -51,29 +51,35 @@ class Spool:
         """The size of all blocks."""
         return sum(frame.size for frame in self._frames)
 
-    def parts(self, max_bytes: int) -> Iterator[Part]:
-        """Everything, cut between blocks into parts of about ``max_bytes`` at most."""
+    def parts(self, max_bytes: int, max_blocks: int) -> Iterator[Part]:
+        """Everything, cut between blocks into parts of about ``max_bytes``, and of ``max_blocks``, at most."""
         first = start = 0
         for index, frame in enumerate(self._frames):
             last = index == len(self._frames) - 1
-            if last or self._frames[index + 1].end - start > max_bytes:
+            full = index + 1 - first >= max_blocks
+            if last or full or self._frames[index + 1].end - start > max_bytes:
                 cids = [frame.cid for frame in self._frames[first : index + 1]]
-                yield Part(self._file, start, frame.end, cids)
+                yield Part(self.file, start, frame.end, cids)
                 first, start = index + 1, frame.end
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some blocks of a spool."""
+    """Some blocks of a spool, and perhaps one more, their guard."""
 
     file: IO[bytes]
     start: int
     end: int
     cids: Sequence[Cid]
+    guard: tuple[Cid, bytes] | None = None
 
     async def car(self) -> AsyncIterator[bytes]:
-        """The pieces of a CAR with these blocks. The first is named as its root, as some daemons want one."""
-        yield next(car_frames(self.cids[:1], []))
+        """The pieces of a CAR with these blocks. Its root is the guard, else the first: some daemons want one."""
+        if self.guard is None:
+            yield next(car_frames(self.cids[:1], []))
+        else:
+            for piece in car_frames([self.guard[0]], [self.guard]):
+                yield piece
         at = self.start
         while at < self.end:
             self.file.seek(at)

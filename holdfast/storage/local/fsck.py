@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +16,7 @@ from holdfast.storage.cid import Cid, as_raw
 from holdfast.storage.formats.dag import reachable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from holdfast.storage.cid import Buffer
     from holdfast.storage.local.local_store import LocalStore
@@ -24,6 +26,8 @@ __all__ = ["Finding", "Report", "check"]
 
 _HASHERS = min(4, os.cpu_count() or 1)
 _AT_ONCE = 256
+_HELD_BLOCKS = 500_000
+_PLACE = struct.Struct(">IQI")  # segment, offset, length: bytes that sort as they lie
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,15 +91,39 @@ def check(
 
 
 def _places(local: LocalStore) -> Iterator[tuple[bytes, int]]:
-    """Every block in the order in which they lie on the disk, with its length."""
-    entries = [
-        (segment, offset, length, multihash)
-        for batch in local.entries()
-        for multihash, segment, offset, length, _ in batch
-    ]
-    entries.sort()
-    for _, _, length, multihash in entries:
-        yield multihash, length
+    """Every block in the order in which they lie on the disk, with its length.
+
+    The index has them in another order. So that a large one need not be held in memory, it is gone through once for
+    each group of files that together have about :data:`_HELD_BLOCKS`. What a collector moves between two of these turns may be passed over.
+    """
+    counts: Counter[int] = Counter()
+    for batch in local.entries():
+        counts.update(segment for _, segment, _, _, _ in batch)
+    groups = list(_groups(counts))
+    for group in groups:
+        # As bytes they take a third of the memory that numbers in a tuple do.
+        places = [
+            _PLACE.pack(segment, offset, length) + multihash
+            for batch in local.entries()
+            for multihash, segment, offset, length, _ in batch
+            if segment in group or (segment not in counts and group is groups[-1])
+        ]
+        places.sort()
+        for place in places:
+            yield place[_PLACE.size :], _PLACE.unpack_from(place)[2]
+
+
+def _groups(counts: Mapping[int, int]) -> Iterator[set[int]]:
+    group: set[int] = set()
+    blocks = 0
+    for segment in sorted(counts):
+        if group and blocks + counts[segment] > _HELD_BLOCKS:
+            yield group
+            group, blocks = set(), 0
+        group.add(segment)
+        blocks += counts[segment]
+    if group:
+        yield group
 
 
 def _problem(local: LocalStore, multihash: bytes) -> str | None:

@@ -21,7 +21,8 @@ from holdfast.storage.local.index_changes import Transaction
 from holdfast.storage.local.index_rows import COMPACTIONS, ENTRY, REFERENCE
 from holdfast.storage.local.quota import Quota
 from holdfast.storage.local.references import read_reference
-from holdfast.storage.local.segments import SegmentMaps, Segments
+from holdfast.storage.local.segment_maps import SegmentMaps
+from holdfast.storage.local.segments import Segments
 from holdfast.storage.local.writing import Writing, WritingContext, drop_stale
 
 if TYPE_CHECKING:
@@ -164,10 +165,32 @@ class LocalStore:
                 before = repr(place).encode()
         raise Corrupt(f"{cids[0]} is moved again and again in {self._folder}")
 
-    def mapped(self, cids: Sequence[Cid]) -> Mapped | None:
-        """The blocks as one piece of memory; this store itself checks nothing that it reads."""
-        memory = self.view(cids)
-        return None if memory is None else Mapped(memory, lambda _cid, _data: None)
+    def mapped(self, cids: Sequence[Cid]) -> list[Mapped] | None:
+        """The blocks as memory, in as many pieces as they lie in; this store itself hashes nothing that it reads."""
+        before: bytes | None = None
+        for _ in range(_LOOKS):
+            runs = self._runs(cids)
+            if runs is None:
+                return None
+            segment = -1
+            try:
+                pieces = []
+                for segment, start, total in runs:
+                    pieces.append(self._piece(segment, start, total))
+            except FileNotFoundError as error:
+                self._check_moved(segment, before, repr(runs).encode(), error)
+                before = repr(runs).encode()
+            else:
+                return pieces
+        raise Corrupt(f"{cids[0]} is moved again and again in {self._folder}")
+
+    def _piece(self, segment: int, offset: int, length: int) -> Mapped:
+        whole = self._maps.whole(segment, offset + length)
+
+        def about_to_read(_: Cid, start: int, end: int) -> None:
+            self._maps.lend(whole, offset + start, end - start)
+
+        return Mapped(memoryview(whole)[offset : offset + length], about_to_read)
 
     def extent(self, cid: Cid) -> Extent | None:
         """Where the block lies now; None if it is not here, has no bytes, or lies in a file of the user's.
@@ -344,6 +367,11 @@ class LocalStore:
 
     def _joined(self, cids: Sequence[Cid]) -> tuple[int, int, int] | None:
         """Segment, offset and length of blocks that lie back to back, or None."""
+        runs = self._runs(cids)
+        return runs[0] if runs is not None and len(runs) == 1 else None
+
+    def _runs(self, cids: Sequence[Cid]) -> list[tuple[int, int, int]] | None:
+        """Segment, offset and length of each run of blocks that lie back to back; None if one is not in a segment."""
         keys = [cid.multihash for cid in cids]
         with self._index.reading() as txn, txn.cursor(db=self._index.blocks) as cursor:
             found = cursor.getmulti(keys)
@@ -352,16 +380,18 @@ class LocalStore:
             self._forget_removed(compactions)
         if not keys or len(found) < len(keys):
             return None
+        runs: list[tuple[int, int, int]] = []
         segment = start = total = 0
         for other, offset, length, _ in ENTRY.iter_unpack(b"".join([entry for _, entry in found])):
-            if total and (other != segment or offset != start + total) and length:
-                return None
             if other & REFERENCE:
                 return None
+            if total and length and (other != segment or offset != start + total):
+                runs.append((segment, start, total))
+                total = 0
             if not total:
                 segment, start = other, offset
             total += length
-        return segment, start, total
+        return [*runs, (segment, start, total)]
 
     def _forget_removed(self, compactions: bytes) -> None:
         """Drop maps of segments that were removed since the last look, so that their space comes free."""

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import itertools
-import mmap
 import os
-import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -25,9 +23,8 @@ if TYPE_CHECKING:
     from holdfast.storage.cid import Buffer
     from holdfast.storage.local.index import Index
 
-__all__ = ["SegmentMaps", "SegmentWriter", "Segments", "lock_file"]
+__all__ = ["SegmentWriter", "Segments", "lock_file"]
 
-_MAX_MAPS = 128  # each keeps a file descriptor
 _FLUSH_BYTES = 1 << 20
 _FLUSH_PIECES = 512  # the kernel takes at most 1024 at once
 _PREALLOCATE_BYTES = 64 << 20
@@ -250,60 +247,6 @@ class SegmentWriter:
         if self._written - self._pushed >= WRITE_BACK_BYTES:
             start_write_back(self._handle, self._pushed, self._written - self._pushed)
             self._pushed = self._written
-
-
-class SegmentMaps:
-    """Read-only maps of segments, kept for the next reader."""
-
-    def __init__(self, segments: Segments) -> None:
-        self._segments = segments
-        self._maps: dict[int, mmap.mmap] = {}
-        self._lock = threading.Lock()
-
-    def piece(self, number: int, offset: int, length: int) -> memoryview:
-        """A part of a segment, with no copy.
-
-        Raises:
-            FileNotFoundError: The segment is gone.
-            Corrupt: It was cut.
-        """
-        if length == 0:
-            return memoryview(b"")
-        mapped = self._maps.get(number)
-        if mapped is None or len(mapped) < offset + length:
-            mapped = self._map(number, offset + length)
-        return memoryview(mapped)[offset : offset + length]
-
-    def _map(self, number: int, end: int) -> mmap.mmap:
-        path = self._segments.path(number)
-        with self._lock:
-            try:
-                with path.open("rb") as file:
-                    mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-            except ValueError as error:
-                raise Corrupt(f"the segment {path} is empty, but blocks lie in it") from error
-            if len(mapped) < end:
-                raise Corrupt(f"the segment {path} was cut: it ends before byte {end}")
-            # Older, shorter or forgotten maps live as long as their views.
-            if number not in self._maps and len(self._maps) >= _MAX_MAPS:
-                del self._maps[next(iter(self._maps))]
-            self._maps[number] = mapped
-        return mapped
-
-    def numbers(self) -> list[int]:
-        """The segments that are mapped."""
-        with self._lock:
-            return list(self._maps)
-
-    def drop(self, number: int) -> None:
-        """Forget a map; views of it stay valid."""
-        with self._lock:
-            self._maps.pop(number, None)
-
-    def clear(self) -> None:
-        """Forget all maps."""
-        with self._lock:
-            self._maps.clear()
 
 
 def sync_folder(folder: Path) -> None:

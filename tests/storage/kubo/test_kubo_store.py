@@ -8,6 +8,7 @@ import socket
 import stat
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -402,8 +403,15 @@ def test_every_process_of_a_home_looks_where_its_blocks_are(tmp_path) -> None:
 # ---------------------------------------------------------------------------------------------- transfer
 
 
-@given(st.lists(st.binary(max_size=300), unique=True, max_size=30), st.integers(1, 2000))
-def test_a_spool_sends_each_block_once_whatever_the_parts(contents: list[bytes], max_bytes: int) -> None:
+@given(
+    st.lists(st.binary(max_size=300), unique=True, max_size=30),
+    st.integers(1, 2000),
+    st.integers(1, 40),
+    st.none() | st.just(block(b"a guard")),
+)
+def test_a_spool_sends_each_block_once_whatever_the_parts(
+    contents: list[bytes], max_bytes: int, max_blocks: int, guard: tuple[Cid, bytes] | None
+) -> None:
     spool = Spool(io.BytesIO())
     for content in contents:
         spool.write(*block(content))
@@ -417,10 +425,13 @@ def test_a_spool_sends_each_block_once_whatever_the_parts(contents: list[bytes],
         return [pair async for pair in read_car(read)]
 
     sent: list[tuple[Cid, bytes]] = []
-    for part in spool.parts(max_bytes):
-        blocks = asyncio.run(blocks_of(part))
+    for part in spool.parts(max_bytes, max_blocks):
+        blocks = asyncio.run(blocks_of(replace(part, guard=guard)))
+        if guard is not None:
+            assert blocks.pop(0) == guard
         assert [cid for cid, _ in blocks] == list(part.cids)
         assert part.end - part.start <= max_bytes or len(blocks) == 1
+        assert len(blocks) <= max_blocks
         sent += blocks
     assert sent == [block(content) for content in contents]
     assert spool.payload_bytes == sum(map(len, contents))

@@ -11,6 +11,7 @@ import pytest
 from holdfast.errors import NotFound
 from holdfast.storage.cid import Cid
 from holdfast.storage.content import ContentStore
+from holdfast.storage.local import fsck
 from holdfast.storage.local.fsck import check
 from holdfast.storage.local.local_store import LocalStore
 from holdfast.storage.local.pins import Pins
@@ -58,6 +59,27 @@ def test_every_bad_block_is_named(local, store):
     assert {finding.cid for finding in report.findings} == set(leaves[3:6])
     assert report.bad == 3
     assert all(str(f.cid) in f.problem and not f.mended for f in report.findings)
+
+
+def test_a_store_that_is_gone_through_in_several_turns_is_hashed_whole_and_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(fsck, "_HELD_BLOCKS", 7)
+    own = tmp_path / "own.bin"
+    own.write_bytes(os.urandom(5 * MIB))
+    with closing(LocalStore(tmp_path / "blocks", segment_size_bytes=30_000)) as local:
+        store = ContentStore(local, pins=Pins(local))
+        leaves = [store.add_bytes(os.urandom(9_000)) for _ in range(40)]
+        store.add(own, by_reference=True)
+        assert local.statistics()["segments"] > 10
+        for cid in (leaves[0], leaves[17], leaves[39]):
+            spoil(local, cid)
+        with own.open("r+b") as file:
+            file.seek(3 * MIB)
+            file.write(b"other bytes")
+        seen: list[int] = []
+        report = check(local, Pins(local), progress=seen.append)
+        assert report.blocks == local.statistics()["blocks"] == 46
+        assert sum(seen) == report.bytes == local.statistics()["bytes"] + 5 * MIB
+        assert len({finding.cid for finding in report.findings}) == report.bad == 4
 
 
 def test_bad_blocks_are_mended_from_peers(local, store):
