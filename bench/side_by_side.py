@@ -5,14 +5,16 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 PIECE_BYTES = 1 << 20
 ROUNDS = 5
 
 
-def interleaved(candidates: dict[str, Callable[[], float]], rounds: int = ROUNDS) -> dict[str, list[float]]:
+def interleaved(
+    candidates: Mapping[str, Callable[[], float]], rounds: int = ROUNDS
+) -> dict[str, list[float]]:
     """What each candidate returns in each round.
 
     They take turns, so that a slow minute hits all of them, and each round has another order: what one leaves behind, such as

@@ -35,7 +35,6 @@ HEAVY = ("torch", "ray", "pyarrow", "aiohttp", "sqlite3", "numpy", "faiss", "onn
 
 ALLOWED_RANDOM = {
     "training/job.py": "seeds the generators that a training function may draw from",
-    "storage/loader.py": "shuffles rows by the run's seed",
     "cluster/membership.py": "draws a loopback network, so that two clusters on one machine do not meet",
 }
 

@@ -57,6 +57,7 @@ def add_api_routes(app: web.Application, master: Master) -> None:
         ("DELETE", "/api/v0/nodes/{id}", api.leave),
         ("GET", "/api/v0/names", api.names),
         ("POST", "/api/v0/names", api.register),
+        ("DELETE", "/api/v0/names", api.unregister),
         ("GET", "/api/v0/names/resolve", api.resolve),
         ("POST", "/api/v0/aliases", api.set_alias),
         ("POST", "/api/v0/blocks/missing", api.missing),
@@ -155,6 +156,17 @@ class _Api:
             return self._master.names.register(body["kind"], body["name"], body["version"], cid).to_json()
 
         return web.json_response(await asyncio.to_thread(register))
+
+    async def unregister(self, request: web.Request) -> web.Response:
+        try:
+            kind, name = request.query["kind"], request.query["name"]
+        except KeyError as error:
+            raise InvalidInput(
+                f"{request.path} needs the query arguments kind and name; {error} is missing"
+            ) from error
+        version = request.query.get("version")
+        gone = await asyncio.to_thread(self._master.names.unregister, kind, name, version)
+        return web.json_response([entry.to_json() for entry in gone])
 
     async def set_alias(self, request: web.Request) -> web.Response:
         body = await _body(request, "kind", "name", "alias", "version")

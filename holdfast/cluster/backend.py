@@ -12,14 +12,17 @@ from holdfast.http_client import HttpClient
 from holdfast.registry.names import Names, SqliteNames
 from holdfast.registry.opening import open_database
 from holdfast.registry.run_table import RunSpec, RunState, RunStatus, RunTable
+from holdfast.storage.block_store import SupportsPrefetch
+from holdfast.storage.cid import RAW
 from holdfast.storage.formats.car import car_frames
+from holdfast.storage.formats.dag import links_of
 from holdfast.storage.opening import open_backing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from holdfast.config import Settings
-    from holdfast.storage.cid import Buffer, Cid
+    from holdfast.storage.cid import Cid
     from holdfast.storage.content import ContentStore
 
     OnEvent = Callable[[dict[str, Any]], object]
@@ -143,21 +146,33 @@ class MasterBackend:
             self._http.post("/api/v0/pins", {"cid": str(root)})
 
     def _send(self, root: Cid) -> None:
-        cids = [cid for cid, _ in self._store.walk(root)]
-        missing: list[str] = []
-        for at in range(0, len(cids), _ASK_AT_ONCE):
-            asked = [str(cid) for cid in cids[at : at + _ASK_AT_ONCE]]
-            missing += self._http.post("/api/v0/blocks/missing", {"cids": asked})["missing"]
-        if not missing:
-            return
-        wanted = set(missing)
+        wanted = self._lacking(root)
+        if wanted:
+            get = self._store.blocks.get
+            self._http.post("/api/v0/car", car_frames([root], ((cid, get(cid)) for cid in wanted)))
 
-        def blocks() -> Iterator[tuple[Cid, Buffer]]:
-            for cid in cids:
-                if str(cid) in wanted:
-                    yield cid, self._store.blocks.get(cid)
-
-        self._http.post("/api/v0/car", car_frames([root], blocks()))
+    def _lacking(self, root: Cid) -> list[Cid]:
+        """The blocks of a DAG that the master lacks. What it has and this node has not is not fetched to look below it."""
+        blocks = self._store.blocks
+        wanted: list[Cid] = []
+        seen = {root}
+        level = [root]
+        while level:
+            missing: set[str] = set()
+            for at in range(0, len(level), _ASK_AT_ONCE):
+                asked = [str(cid) for cid in level[at : at + _ASK_AT_ONCE]]
+                missing.update(self._http.post("/api/v0/blocks/missing", {"cids": asked})["missing"])
+            lacking = [cid for cid in level if str(cid) in missing]
+            wanted += lacking
+            if isinstance(blocks, SupportsPrefetch):
+                blocks.prefetch([cid for cid in lacking if not blocks.has(cid)], root=root)
+            below: list[Cid] = []
+            for cid in level:
+                if cid.codec != RAW and (str(cid) in missing or blocks.has(cid)):
+                    below += [link for link in links_of(cid, blocks.get(cid)) if link not in seen]
+                    seen.update(below)
+            level = list(dict.fromkeys(below))
+        return wanted
 
     def run(self, spec: RunSpec, on_event: OnEvent) -> RunStatus:
         """Have the cluster train, and follow it; see :class:`Backend`. Interrupted, it cancels the run."""

@@ -9,6 +9,7 @@ from holdfast.cluster.backend import Backend, EmbeddedBackend, MasterBackend
 from holdfast.config import load_settings, read_token, token_for
 from holdfast.errors import InvalidInput
 from holdfast.registry.code import bundle_code
+from holdfast.registry.dataset_manager import DatasetManager
 from holdfast.registry.lineage import LineageNode, verify
 from holdfast.registry.model_registry import ModelRegistry
 from holdfast.registry.records import ConversionRecord, RunRecord, load_record
@@ -22,10 +23,8 @@ if TYPE_CHECKING:
 
     from holdfast.cluster.serving import RunningServer
     from holdfast.inference.search import CorpusIndex
-    from holdfast.registry.names import NameEntry
     from holdfast.registry.run_table import RunStatus
     from holdfast.storage.content import ContentStore
-    from holdfast.storage.dataset import Dataset, TableLike
     from holdfast.training.context import TrainFunction
 
 __all__ = ["Client", "Run", "connect"]
@@ -93,61 +92,12 @@ class Run:
         return self.record.metrics
 
 
-class Datasets:
-    """Datasets by name and by CID."""
-
-    def __init__(self, store: ContentStore, backend: Backend) -> None:
-        self._store = store
-        self._backend = backend
-
-    def store_dataset(
-        self,
-        dataset: TableLike | Mapping[str, TableLike],
-        name: str | None = None,
-        version: str | None = None,
-        *,
-        rows_per_shard: int = 65536,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> Dataset:
-        """Store a table, or one a split, and name it if a name is given.
-
-        Args:
-            dataset: An Arrow table, a pandas frame, a mapping from column to NumPy array, or a mapping from split to
-                one of these.
-            name: Letters, digits, dots, dashes and underscores.
-            version: Like ``1.0.0``; default: the next minor version, or the one that the same data has.
-            rows_per_shard: Rows of each Parquet file; part of what decides the CID.
-            metadata: Plain values for the manifest; part of what decides the CID.
-
-        Raises:
-            InvalidInput: No rows, or columns that don't fit together.
-            Conflict: The version is other data already.
-        """
-        from holdfast.storage.dataset import store_dataset
-
-        stored = store_dataset(self._store, dataset, rows_per_shard=rows_per_shard, metadata=metadata)
-        self._backend.publish(stored.cid, pin=name is None)
-        if name is not None:
-            self._backend.names.register("dataset", name, version, stored.cid)
-        return stored
-
-    def load_dataset(self, ref: str | Cid) -> Dataset:
-        """The dataset of a CID, a name (the newest version), ``name:1.0.0`` or ``name@alias``."""
-        from holdfast.storage.dataset import open_dataset
-
-        return open_dataset(self._store, _resolve(self._backend, "dataset", ref))
-
-    def list_datasets(self) -> list[NameEntry]:
-        """All versions of all names."""
-        return self._backend.names.entries("dataset")
-
-
 class Client:
     """Data, training, models, serving and search; made by :func:`connect`.
 
     Attributes:
         store: Bytes, files, directories and records by CID.
-        datasets: :class:`Datasets`.
+        datasets: The :class:`~holdfast.registry.DatasetManager`.
         models: The :class:`~holdfast.registry.ModelRegistry`.
     """
 
@@ -155,7 +105,7 @@ class Client:
         self.home = home
         self.store = store
         self.backend = backend
-        self.datasets = Datasets(store, backend)
+        self.datasets = DatasetManager(store, backend.names, publish=backend.publish, home=home)
         self.models = ModelRegistry(store, backend.names, publish=backend.publish)
 
     def __enter__(self) -> Self:

@@ -8,8 +8,8 @@
 ``holdfast://bafyrei…/train``                    by CID: no name is asked for
 =============================================== ======================================================
 
-A dataset is a folder of its splits with their Parquet shards; a model has ``weights.safetensors`` and ``code/``, an index
-``index.faiss``, a model's ONNX form ``model.onnx``. Each has its record as DAG-JSON in ``_manifest.json``, a name that readers of
+A dataset is a folder of its splits with their Parquet or Arrow shards; a model has ``weights.safetensors`` and ``code/``, an
+index ``index.faiss``, a model's ONNX form ``model.onnx``. Each has its record as DAG-JSON in ``_manifest.json``, a name that readers of
 Parquet folders pass over.
 """
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from holdfast.storage.content import ContentStore
-    from holdfast.storage.dataset import Shard
+    from holdfast.storage.datasets.shards.shard import Shard
 
 __all__ = ["HoldfastFileSystem"]
 
@@ -231,16 +231,18 @@ def _files_of(store: ContentStore, cid: Cid) -> dict[str, Node]:
 
 
 def _dataset(store: ContentStore, cid: Cid) -> dict[str, Node]:
-    from holdfast.storage.dataset import open_dataset
+    from holdfast.storage.datasets.dataset import open_dataset
+    from holdfast.storage.datasets.shards.shard_format import ARROW
 
-    splits = open_dataset(store, cid).splits
-    return {_folder_name(split): _split(shards) for split, shards in splits.items()}
+    dataset = open_dataset(store, cid)
+    suffix = "arrow" if dataset.format == ARROW else "parquet"
+    return {_folder_name(split): _split(shards, suffix) for split, shards in dataset.splits.items()}
 
 
-def _split(shards: Sequence[Shard]) -> Node:
+def _split(shards: Sequence[Shard], suffix: str) -> Node:
     digits = max(5, len(str(len(shards) - 1)))
     files = {
-        f"{number:0{digits}}.parquet": Node(cid=shard.cid, size=shard.size_bytes)
+        f"{number:0{digits}}.{suffix}": Node(cid=shard.cid, size=shard.size_bytes)
         for number, shard in enumerate(shards)
     }
     return Node(children=lambda: files)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 from holdfast.registry.names import UNCHECKED, NameEntry
 
@@ -23,6 +24,12 @@ class RemoteNames:
         """Give ``cid`` a version of a name; the master must have its blocks, or be able to fetch them."""
         body = {"kind": kind, "name": name, "version": version, "cid": str(cid)}
         return NameEntry.from_json(self._http.post("/api/v0/names", body))
+
+    def unregister(self, kind: str, name: str, version: str | None = None) -> list[NameEntry]:
+        """Remove a version of a name, or all of them; gives what was removed."""
+        given = {"kind": kind, "name": name} | ({"version": version} if version is not None else {})
+        answer = self._http.delete(f"/api/v0/names?{urlencode(given)}")
+        return [NameEntry.from_json(body) for body in answer]
 
     def resolve(self, kind: str, ref: str) -> NameEntry:
         """The version that a reference means now."""

@@ -13,8 +13,8 @@ from holdfast.inference.onnx_converter import ONNXConverter
 from holdfast.inference.onnx_engine import ONNXInferenceEngine
 from holdfast.registry.model_registry import ModelRegistry
 from holdfast.registry.records import ConversionRecord, ModelRecord, RunRecord, load_record
-from holdfast.storage.dataset import Dataset, open_dataset
-from holdfast.storage.loader import table_to_numpy
+from holdfast.storage.datasets.dataset import Dataset, open_dataset
+from holdfast.storage.loaders.collation import column_to_numpy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,8 +44,8 @@ def model_input(dataset: Dataset, split: str, column: str) -> NDArray[np.float32
             f"it has {', '.join(dataset.columns)}"
         )
     pieces = [
-        table_to_numpy(dataset.read_shard(shard).select([column]))[column].astype(np.float32)
-        for shard in dataset.shards(split)
+        column_to_numpy(column, batch.column(0)).astype(np.float32)
+        for batch in dataset.batches(split, [column])
     ]
     return np.concatenate(pieces)
 

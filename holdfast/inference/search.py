@@ -11,8 +11,8 @@ from holdfast.errors import Corrupt, InvalidInput
 from holdfast.inference.conversion import model_input, open_engine
 from holdfast.inference.vector_index import SearchResult, VectorIndex
 from holdfast.registry.records import ConversionRecord, IndexRecord, ModelRecord, load_record
-from holdfast.storage.dataset import open_dataset
-from holdfast.storage.loader import table_to_numpy
+from holdfast.storage.datasets.dataset import open_dataset
+from holdfast.storage.loaders.collation import table_to_numpy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from holdfast.inference.onnx_engine import ONNXInferenceEngine
     from holdfast.storage.cid import Cid
     from holdfast.storage.content import ContentStore
-    from holdfast.storage.dataset import Dataset
+    from holdfast.storage.datasets.dataset import Dataset
 
 __all__ = ["CorpusIndex", "Neighbour", "build_index", "embed"]
 
@@ -158,12 +158,13 @@ class CorpusIndex:
         row = place
         for split in self.record.splits:
             for shard in self.dataset.shards(split):
-                if row < shard.rows:
-                    columns = table_to_numpy(self.dataset.read_shard(shard).slice(row, 1))
-                    values = {name: column[0] for name, column in columns.items()}
-                    at = place - self._start_of(split)
-                    return Neighbour(id=place, split=split, row=at, score=score, values=values)
-                row -= shard.rows
+                for index, group in enumerate(shard.groups):
+                    if row < group.rows:
+                        found = self.dataset.open_shard(shard).read_group(index).slice(row, 1)
+                        values = {name: column[0] for name, column in table_to_numpy(found).items()}
+                        at = place - self._start_of(split)
+                        return Neighbour(id=place, split=split, row=at, score=score, values=values)
+                    row -= group.rows
         raise Corrupt(f"index {self.cid} has the id {place}, which its corpus does not")
 
     def _start_of(self, split: str) -> int:

@@ -1,13 +1,15 @@
 """Names, versions and lineage.
 
-:class:`ModelRegistry` gives models by name; every record (run, model, conversion, index) is DAG-CBOR and links what it was made
-from, so :func:`verify` can walk from a model down to the rows and the code, and hash all of it again.
+:class:`DatasetManager` gives datasets and :class:`ModelRegistry` models by name; every record (run, model, conversion, index) is
+DAG-CBOR and links what it was made from, so :func:`verify` can walk from a model down to the rows and the code, and hash all
+of it again.
 """
 
 from __future__ import annotations
 
 from holdfast.registry.code import bundle_code, load_code
 from holdfast.registry.database import Database
+from holdfast.registry.dataset_manager import DatasetManager, Shared
 from holdfast.registry.lineage import LineageNode, verify
 from holdfast.registry.model_registry import ModelRegistry
 from holdfast.registry.names import NameEntry, Names, Reference, SqliteNames
@@ -28,6 +30,7 @@ __all__ = [
     "CodeRecord",
     "ConversionRecord",
     "Database",
+    "DatasetManager",
     "EnvironmentRecord",
     "IndexRecord",
     "LineageNode",
@@ -41,6 +44,7 @@ __all__ = [
     "RunState",
     "RunStatus",
     "RunTable",
+    "Shared",
     "SqliteNames",
     "bundle_code",
     "load_code",

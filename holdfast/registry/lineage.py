@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LineageNode", "verify"]
 
-_STANDALONE = {"dataset"}
-"""Kinds whose links (shards) are parts, not ancestors: checked with them, and not listed one by one."""
+DATASET = "dataset"
 MAX_DEPTH = 64
 
 
@@ -83,6 +82,9 @@ def verify(store: ContentStore, cid: Cid) -> LineageNode:
     It never stops at the first error: what is missing or wrong is noted in its node (``error``), and ``ok`` of
     the root tells about everything. Beyond hashes, it checks that the records agree with each other: a model's weights
     must be what its run made, a run's data must be a dataset, and an index' vectors must come from its model.
+
+    The shards of a dataset are parts of it: hashed with it, and not listed one by one. Of the datasets that it was made from
+    the manifests are checked, and not the rows: none of those need be in it any more.
     """
     return _verify(store, cid, "", {}, 0)
 
@@ -102,7 +104,10 @@ def _verify(store: ContentStore, cid: Cid, role: str, seen: dict[Cid, str], dept
         kind = record.get("kind") if isinstance(record, dict) else None
         node.kind = seen[cid] = str(kind) if kind else store.stat(cid).kind
         node.role = role or node.kind
-        if isinstance(record, dict) and kind and kind not in _STANDALONE:
+        if isinstance(record, dict) and kind == DATASET:
+            node.blocks, node.size_bytes = 1, len(data)
+            _verify_dataset(store, node, record, seen, depth)
+        elif isinstance(record, dict) and kind:
             node.blocks, node.size_bytes = 1, len(data)
             if kind in RECORDS:
                 RECORDS[kind].from_record(record, cid)
@@ -112,9 +117,7 @@ def _verify(store: ContentStore, cid: Cid, role: str, seen: dict[Cid, str], dept
             if all(child.error is None for child in node.children):
                 _check_agreement(store, record)
         else:
-            _hash_all(store, node)
-            if isinstance(record, dict) and kind:
-                node.detail = _detail(record)
+            _hash_all(store, node, [cid], set())
     except HoldfastError as error:
         node.kind = node.kind or "unknown"
         node.error = str(error)
@@ -124,11 +127,35 @@ def _verify(store: ContentStore, cid: Cid, role: str, seen: dict[Cid, str], dept
     return node
 
 
-def _hash_all(store: ContentStore, node: LineageNode) -> None:
-    for cid, data in store.walk(node.cid):
-        cid.check(data, source="the store")
-        node.blocks += 1
-        node.size_bytes += len(data)
+_ANCESTORS = ("parent", "provenance")
+"""The fields of a dataset's manifest that link what it was made from, and the roles of those in the tree."""
+
+
+def _verify_dataset(
+    store: ContentStore, node: LineageNode, record: dict[str, Any], seen: dict[Cid, str], depth: int
+) -> None:
+    from holdfast.storage.datasets.manifest import Manifest
+
+    splits = Manifest.from_plain(node.cid, record).splits
+    node.detail = ", ".join(f"{name} {split.rows} rows" for name, split in splits.items())
+    if node.role not in _ANCESTORS:
+        _hash_all(store, node, [link for split in splits.values() for link in split.lists], set())
+    if depth == MAX_DEPTH:
+        node.detail += "; what it was made from is not listed"
+        return
+    for name, link in _links({name: record[name] for name in _ANCESTORS}):
+        node.children.append(_verify(store, link, name.partition(".")[0], seen, depth + 1))
+
+
+def _hash_all(store: ContentStore, node: LineageNode, roots: list[Cid], known: set[Cid]) -> None:
+    """Hash everything below some roots, each block once."""
+    for root in roots:
+        for cid, data in store.walk(root) if root not in known else ():
+            if cid not in known:
+                known.add(cid)
+                cid.check(data, source="the store")
+                node.blocks += 1
+                node.size_bytes += len(data)
 
 
 def _links(record: dict[str, Any]) -> Iterator[tuple[str, Cid]]:
@@ -142,10 +169,6 @@ def _links(record: dict[str, Any]) -> Iterator[tuple[str, Cid]]:
 
 def _detail(record: dict[str, Any]) -> str:
     kind = record["kind"]
-    if kind == "dataset":
-        return ", ".join(
-            f"{split} {sum(s['rows'] for s in shards)} rows" for split, shards in record["splits"].items()
-        )
     if kind == "code":
         return str(record["entry"])
     if kind == "environment":
@@ -166,5 +189,5 @@ def _check_agreement(store: ContentStore, record: dict[str, Any]) -> None:
             raise Corrupt(f"the model's weights are not those that its run made ({made.get('weights')})")
     if record["kind"] == "index" and store.get_record(record["conversion"])["model"] != record["model"]:
         raise Corrupt(f"the index is of model {record['model']}, but its vectors are another one's")
-    if record["kind"] == "run" and store.get_record(record["data"]).get("kind") != "dataset":
+    if record["kind"] == "run" and store.get_record(record["data"]).get("kind") != DATASET:
         raise Corrupt(f"the run's data {record['data']} is not a dataset")

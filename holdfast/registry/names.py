@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["NameEntry", "Names", "Reference", "SqliteNames"]
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_TITLE = re.compile(r"(?=.{1,128}$)[A-Za-z0-9][A-Za-z0-9._-]*(?:,? [A-Za-z0-9._-]+)*")
+"""Words with a space, or a comma and a space, between them: still nothing else that a reference or a path could mean."""
+_TITLED = {"dataset"}
+"""Kinds whose names may be several words; the others' are part of URLs."""
 _NUMBER = r"(0|[1-9][0-9]{0,8})"
 _PRE = r"(?:0|[1-9][0-9]{0,17}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
 _VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-(?=.{{1,64}}$)({_PRE}(?:\.{_PRE})*))?")
@@ -80,9 +84,9 @@ class Reference:
         if not colon:
             name, _, alias = text.partition("@")
             if "@" in text:
-                return cls(_checked_name(name), alias=_checked_name(alias))
-            return cls(_checked_name(name))
-        return cls(_checked_name(name), version=_checked_version(version))
+                return cls(_checked(_TITLE, name, "a name"), alias=_checked(_WORD, alias, "an alias"))
+            return cls(_checked(_TITLE, name, "a name"))
+        return cls(_checked(_TITLE, name, "a name"), version=_checked_version(version))
 
     def __str__(self) -> str:
         return self.name + (f":{self.version}" if self.version else f"@{self.alias}" if self.alias else "")
@@ -96,12 +100,31 @@ class Names(Protocol):
 
         Args:
             kind: ``dataset``, ``model``, ``index`` or ``conversion``.
-            name: Letters, digits, dots, dashes and underscores.
+            name: Letters, digits, dots, dashes and underscores; of a dataset, several such words.
             version: Like ``1.0.0``; None takes the next minor one.
             cid: What it names.
 
         Raises:
-            Conflict: The version names something else already; versions never change.
+            Conflict: The version names something else already, or did before it was removed; versions never change.
+        """
+        ...
+
+    def unregister(self, kind: str, name: str, version: str | None = None) -> list[NameEntry]:
+        """Remove a version of a name, or all of them, with the aliases that point there.
+
+        What they named goes with the next garbage collection, unless something else keeps it. The version can be given to the
+        same thing again, and never to another.
+
+        Args:
+            kind: As in :meth:`register`.
+            name: Whose version.
+            version: Which one; None for all.
+
+        Returns:
+            What was removed.
+
+        Raises:
+            NotFound: No such name or version.
         """
         ...
 
@@ -136,12 +159,13 @@ class Names(Protocol):
         ...
 
 
-def _checked_name(name: str) -> str:
-    if not _NAME.fullmatch(name):
+def _checked(pattern: re.Pattern[str], text: str, what: str) -> str:
+    if not pattern.fullmatch(text):
+        words = "words of " if pattern is _TITLE else ""
         raise InvalidInput(
-            f"{name!r} is not a name: letters, digits, '.', '_' and '-', starting with a letter or digit"
+            f"{text!r} is not {what}: {words}letters, digits, '.', '_' and '-', starting with a letter or digit"
         )
-    return name
+    return text
 
 
 def _checked_version(version: str) -> str:
@@ -167,29 +191,42 @@ class SqliteNames:
         self._database = database
         self._store = store
 
+    def close(self) -> None:
+        """Close the file that the names are in."""
+        self._database.close()
+
     def register(self, kind: str, name: str, version: str | None, cid: Cid) -> NameEntry:
         """Give ``cid`` a version of a name; see :class:`Names`."""
-        _checked_name(name)
+        _checked(_TITLE if kind in _TITLED else _WORD, name, f"a name of a {kind}")
         if version is not None:
             _checked_version(version)
         with self._database.writing() as sql:
-            taken = {
-                row["version"]: row["cid"]
-                for row in sql.execute(
-                    "SELECT version, cid FROM versions WHERE kind = ? AND name = ?", (kind, name)
-                )
-            }
+            taken, removed = (
+                {
+                    row["version"]: row["cid"]
+                    for row in sql.execute(
+                        f"SELECT version, cid FROM {which} WHERE kind = ? AND name = ?",  # noqa: S608 -- two constants
+                        (kind, name),
+                    )
+                }
+                for which in ("versions", "removed")
+            )
             if version is None:
                 if str(cid) in taken.values():
                     version = next(v for v, c in taken.items() if c == str(cid))
                 else:
-                    newest = max(taken, key=_version_order, default=None)
+                    newest = max(taken | removed, key=_version_order, default=None)
                     major, minor = _version_order(newest)[:2] if newest else (1, -1)
                     version = _checked_version(f"{major}.{minor + 1}.0")
             if taken.get(version, str(cid)) != str(cid):
                 raise Conflict(
                     f"{kind} {name}:{version} is {taken[version]} already, and a version never changes; "
                     "register the new one under another version"
+                )
+            if removed.get(version, str(cid)) != str(cid):
+                raise Conflict(
+                    f"{kind} {name}:{version} was {removed[version]} before it was removed, and a version never means two "
+                    "things; register the new one under another version"
                 )
             if version not in taken:
                 # Held before it is named: a crash between the two keeps too much, never too little.
@@ -201,11 +238,37 @@ class SqliteNames:
                 )
         return self.resolve(kind, f"{name}:{version}")
 
+    def unregister(self, kind: str, name: str, version: str | None = None) -> list[NameEntry]:
+        """Remove a version of a name, or all of them; see :class:`Names`."""
+        self.resolve(kind, f"{name}:{version}" if version else name)
+        gone: list[NameEntry] = []
+        with self._database.writing() as sql:
+            for entry in self.entries(kind):
+                if entry.name != name or version not in (None, entry.version):
+                    continue
+                change = {"op": "unregister", "kind": kind, "name": name, "version": entry.version}
+                self._commit(sql, change | {"was": entry.cid, "aliases": list(entry.aliases)})
+                where = (kind, name, entry.version)
+                sql.execute("INSERT OR REPLACE INTO removed VALUES (?, ?, ?, ?)", (*where, str(entry.cid)))
+                sql.execute("DELETE FROM aliases WHERE kind = ? AND name = ? AND version = ?", where)
+                sql.execute("DELETE FROM versions WHERE kind = ? AND name = ? AND version = ?", where)
+                gone.append(entry)
+        # Held until it is named no more: a crash between the two keeps too much, never too little.
+        with self._database.writing():
+            again = {
+                (entry.name, entry.version) for entry in self.entries(kind)
+            }  # somebody may have been quick
+            if self._store.pins is not None:
+                for entry in gone:
+                    if (name, entry.version) not in again:
+                        self._store.pins.release(f"{kind} {name}:{entry.version}")
+        return gone
+
     def set_alias(
         self, kind: str, name: str, alias: str, version: str, *, expected: str | None = UNCHECKED
     ) -> NameEntry:
         """Point an alias at a version; see :class:`Names`."""
-        _checked_name(alias)
+        _checked(_WORD, alias, "an alias")
         self.resolve(kind, f"{name}:{version}")
         with self._database.writing() as sql:
             row = sql.execute(

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from holdfast.errors import InvalidInput
 from holdfast.registry.weights import weights_to_bytes
-from holdfast.storage.loader import iter_batches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    import numpy as np
     import torch
 
-    from holdfast.storage.dataset import Dataset
+    from holdfast.storage.datasets.dataset import Dataset
 
 __all__ = ["TrainContext", "TrainFunction"]
 
@@ -37,6 +35,7 @@ class TrainContext:
         rank: This worker's number, from 0.
         world_size: How many workers there are.
         seed: The run's seed; torch is seeded with it already, the same on every worker.
+        threads: How many threads may read ahead: as many as the worker has CPUs.
     """
 
     def __init__(
@@ -47,6 +46,7 @@ class TrainContext:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        threads: int = 1,
         report: Callable[[dict[str, Any]], object] = lambda _: None,
     ) -> None:
         self.dataset = dataset
@@ -54,32 +54,48 @@ class TrainContext:
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.threads = threads
         self.history: list[dict[str, Any]] = []
         self._report = report
 
     def batches(
-        self, split: str, *, batch_size: int, epoch: int | None = None
-    ) -> Iterator[dict[str, torch.Tensor]]:
-        """Yield this worker's share of a split as one tensor a column.
+        self, split: str, *, batch_size: int, epoch: int | None = None, **options: Any
+    ) -> Iterator[dict[str, Any]]:
+        """This worker's share of a split: in each batch one tensor a column, or a list where it is text.
 
         Args:
             split: Such as ``train``.
             batch_size: Rows of each batch, on each worker.
-            epoch: Shuffle for this pass, and give every worker the same number of whole batches. Without it the
-                order is the dataset's, and every row comes exactly once.
+            epoch: Shuffle for this pass, and give every worker the same number of whole batches; rows that don't fill one
+                on every worker are left out. Without it the order is the dataset's, and every row comes exactly once.
+            options: Others of :class:`~holdfast.storage.loaders.torch_dataset.TorchDataset`, such as ``columns``, ``transform``,
+                ``image_size`` and ``tokenize``.
+
+        Raises:
+            NotFound: The dataset has no such split.
+            InvalidInput: An option is impossible, or there are too few rows for one batch on every worker.
         """
-        for batch in iter_batches(
+        from holdfast.storage.loaders.torch_dataset import TorchDataset
+
+        loader = TorchDataset(
             self.dataset,
             split,
             batch_size=batch_size,
-            seed=None if epoch is None else self.seed,
+            shuffle=epoch is not None,
+            seed=self.seed,
             epoch=epoch or 0,
             rank=self.rank,
             world_size=self.world_size,
-            equal_steps=epoch is not None,
-        ):
-            # A copy: the arrays may be maps of the store, which nobody may write to.
-            yield {name: _as_tensor(name, values) for name, values in batch.items()}
+            remainder="keep" if epoch is None else "drop",
+            threads=self.threads,
+            **options,
+        )
+        if epoch is not None and len(loader) == 0:
+            raise InvalidInput(
+                f"split {split!r} has {self.dataset.rows_in(split)} rows: too few to give each of {self.world_size} workers a "
+                f"batch of {batch_size}"
+            )
+        return iter(loader)
 
     def prepare(self, model: torch.nn.Module) -> torch.nn.Module:
         """The model to call in training: it averages gradients over all workers (DDP) where there are several."""
@@ -123,14 +139,3 @@ class TrainContext:
         if model is not None:
             event["checkpoint"] = str(self.dataset.store.add_bytes(weights_to_bytes(model)))
         self._report(event)
-
-
-def _as_tensor(name: str, values: np.ndarray[Any, Any]) -> torch.Tensor:
-    import torch
-
-    try:
-        return torch.tensor(values)
-    except TypeError as error:
-        raise InvalidInput(
-            f"column {name!r} holds {values.dtype}, which has no tensor form; store the data without it"
-        ) from error

@@ -16,7 +16,7 @@ from holdfast.registry.code import bundle_code, load_code
 from holdfast.registry.records import EnvironmentRecord, ModelRecord, RunRecord
 from holdfast.registry.weights import constructor_config, weights_to_bytes
 from holdfast.storage.cid import Cid
-from holdfast.storage.dataset import open_dataset
+from holdfast.storage.datasets.dataset import open_dataset
 from holdfast.training.context import TrainContext
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ def run_worker(
         seed=spec.seed,
         rank=rank,
         world_size=world_size,
+        threads=spec.threads_per_worker,
         report=report,
     )
     model = function(context)

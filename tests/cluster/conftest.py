@@ -55,7 +55,8 @@ def train(context):
         time.sleep(context.config["sleep_s"])
     model = context.prepare(Scale())
     rows = 0
-    for batch in context.batches("train", batch_size=4):
+    size, epoch = context.config.get("batch_size", 4), context.config.get("epoch")
+    for batch in context.batches("train", batch_size=size, epoch=epoch):
         rows += len(batch["x"])
         model(batch["x"]).sum().backward()
     context.report(rows=context.sum(rows), mine=float(rows), world=context.world_size, model=getattr(model, "module", model))

@@ -107,6 +107,45 @@ def test_names_over_http_are_the_names_of_the_master(master, api):
         api.get("/api/v0/names/resolve", kind="model")
 
 
+def test_a_new_version_of_a_large_dataset_does_not_bring_all_of_it_to_the_client(master, tmp_path):
+    with holdfast.connect(master.url, home=tmp_path / "writer", token=master.token) as writer:
+        data = {"x": list(range(5000))}
+        parent = writer.datasets.store_dataset(data, name="numbers", chunk_size=128)
+        first = [shard.cid for shard in parent.shards("train")]
+    assert len(first) > 8
+    with holdfast.connect(master.url, home=tmp_path / "client", token=master.token) as client:
+        child = client.datasets.append("numbers", {"x": [5000]}, name="numbers")
+        here = [cid for cid in first if client.store.blocks.has(cid)]
+        assert here == first[-1:]
+        assert client.datasets.resolve("numbers:1.1.0") == child.cid
+    assert {cid for cid, _ in master.store.walk(child.cid)} > {*first, child.cid, parent.cid}
+    for missing in (first[3], parent.summaries["train"].lists[0]):
+        with holdfast.connect(master.url, home=tmp_path / f"{missing}", token=master.token) as client:
+            kept = client.store.put_record({"kind": "dataset", "link": missing, "other": Cid.of(b"nowhere")})
+            with pytest.raises(NotFound):
+                client.backend.publish(kept)
+
+
+def test_a_client_removes_names_from_the_master_and_the_history_says_so(master, tmp_path):
+    with holdfast.connect(master.url, home=tmp_path / "client", token=master.token) as client:
+        names = client.backend.names
+        cids = [client.datasets.store_dataset({"x": [number]}, name="rows of May").cid for number in (1, 2)]
+        names.set_alias("dataset", "rows of May", "best", "1.0.0")
+        (gone,) = names.unregister("dataset", "rows of May", "1.0.0")
+        assert (gone.cid, gone.aliases) == (cids[0], ("best",))
+        with pytest.raises(NotFound, match=r"rows of May has :1\.1\.0"):
+            names.unregister("dataset", "rows of May", "1.0.0")
+        assert [entry.cid for entry in names.unregister("dataset", "rows of May")] == [cids[1]]
+        assert names.entries() == []
+    assert [record["change"]["op"] for record in master.names.history()[:2]] == ["unregister"] * 2
+    for path in ("/api/v0/names", "/api/v0/names?kind=dataset", "/api/v0/names?name=d"):
+        assert raw(master, "DELETE", path)[0] == 400
+    connection = http.client.HTTPConnection(master.url.removeprefix("http://"), timeout=10)
+    connection.request("DELETE", "/api/v0/names?kind=dataset&name=d")
+    assert connection.getresponse().status == 401
+    connection.close()
+
+
 def test_a_worker_joins_beats_and_leaves(master, api):
     body = {"id": "w1", "url": "http://127.0.0.1:1", "host": "127.0.0.1", "num_cpus": 2}
     joined = api.post("/api/v0/nodes", body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from holdfast.cluster.filesystem import HoldfastFileSystem
 from holdfast.errors import Denied, InvalidInput, NotFound, Unavailable, Unsupported
 from holdfast.registry.records import ConversionRecord, IndexRecord, ModelRecord
 from holdfast.storage.cid import Cid
-from holdfast.storage.dataset import store_dataset
+from holdfast.storage.datasets.dataset import store_dataset
 from holdfast.storage.formats import dag_json
 
 from .conftest import listening_master
@@ -55,16 +56,20 @@ def fs(home: Path) -> HoldfastFileSystem:
     return HoldfastFileSystem(home=home)
 
 
+ROWS = 1000
+"""In row groups of 64 bytes they make several shards."""
+
+
 def table(first: int, rows: int) -> dict[str, np.ndarray[Any, Any]]:
     return {"x": np.arange(first, first + rows, dtype=np.float32), "y": np.arange(first, first + rows)}
 
 
 def splits(first: int = 0) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
-    return {"train": table(first, 100), "test": table(first + 100, 10)}
+    return {"train": table(first, ROWS), "test": table(first + ROWS, 10)}
 
 
 def test_a_dataset_is_read_by_name_as_the_rows_that_it_holds(home, client):
-    data = client.datasets.store_dataset(splits(), "digits", rows_per_shard=30)
+    data = client.datasets.store_dataset(splits(), name="digits", chunk_size=64)
     options = {"home": str(home)}
     for ref in (
         "digits",
@@ -77,20 +82,28 @@ def test_a_dataset_is_read_by_name_as_the_rows_that_it_holds(home, client):
         read = pd.read_parquet(f"holdfast://{ref}/train", storage_options=options)
         pd.testing.assert_frame_equal(read.reset_index(drop=True), data.to_pandas("train"))
     shard = pd.read_parquet("holdfast://digits/train/00001.parquet", storage_options=options)
-    assert list(shard["y"]) == list(range(30, 60))
+    first, second = (each.rows for each in data.shards("train")[:2])
+    assert list(shard["y"]) == list(range(first, first + second))
     everything = pd.read_parquet("holdfast://digits", storage_options=options)
-    assert sorted(everything["y"]) == list(range(110))
+    assert sorted(everything["y"]) == list(range(ROWS + 10))
+
+
+def test_shards_are_called_what_they_are(client, fs):
+    data = client.datasets.store_dataset(splits(), name="digits", convert_to="arrow")
+    assert fs.find("digits/test") == ["digits/test/00000.arrow"]
+    with pa.ipc.open_file(io.BytesIO(fs.cat_file("digits/test/00000.arrow"))) as file:
+        assert file.read_all().equals(data.to_arrow("test"))
 
 
 def test_pyarrow_reads_one_column_of_a_split(client, fs):
-    client.datasets.store_dataset(splits(), "digits", rows_per_shard=30)
+    client.datasets.store_dataset(splits(), name="digits", chunk_size=64)
     data = ds.dataset("digits/train", filesystem=PyFileSystem(FSSpecHandler(fs)), format="parquet")
-    found = data.to_table(columns=["y"], filter=ds.field("x") >= 95)
-    assert found.to_pydict() == {"y": [95, 96, 97, 98, 99]}
+    found = data.to_table(columns=["y"], filter=ds.field("x") >= ROWS - 5)
+    assert found.to_pydict() == {"y": list(range(ROWS - 5, ROWS))}
 
 
 def test_a_name_is_looked_up_at_each_call_and_a_version_stays(client, fs):
-    client.datasets.store_dataset(splits(0), "d", "1.0.0")
+    client.datasets.store_dataset(splits(0), name="d", version="1.0.0")
     client.backend.names.set_alias("dataset", "d", "chosen", "1.0.0")
 
     def first(ref: str) -> int:
@@ -98,18 +111,18 @@ def test_a_name_is_looked_up_at_each_call_and_a_version_stays(client, fs):
             return int(pd.read_parquet(file)["y"][0])
 
     refs = ("d", "d@latest", "d@chosen", "d:1.0.0")
-    assert [first(ref) for ref in refs] == [100, 100, 100, 100]
-    client.datasets.store_dataset(splits(1), "d", "2.0.0")
-    assert [first(ref) for ref in refs] == [101, 101, 100, 100]
+    assert [first(ref) for ref in refs] == [ROWS] * 4
+    client.datasets.store_dataset(splits(1), name="d", version="2.0.0")
+    assert [first(ref) for ref in refs] == [ROWS + 1, ROWS + 1, ROWS, ROWS]
     client.backend.names.set_alias("dataset", "d", "chosen", "2.0.0")
-    assert [first(ref) for ref in refs] == [101, 101, 101, 100]
+    assert [first(ref) for ref in refs] == [ROWS + 1, ROWS + 1, ROWS + 1, ROWS]
     client.backend.names.set_alias("dataset", "d", "latest", "1.0.0")  # whoever sets it, means it
-    assert first("d@latest") == 100
+    assert first("d@latest") == ROWS
     assert fs.info("d/test/00000.parquet")["ETag"] != fs.info("d:1.0.0/test/00000.parquet")["ETag"]
 
 
 def test_a_model_is_a_folder_also_where_a_dataset_has_its_name(client, fs, user_code):
-    client.datasets.store_dataset(splits(), "scale")
+    client.datasets.store_dataset(splits(), name="scale")
     entry = client.models.register("scale", user_code.Scale(), "1.0.0", aliases=["champion"])
     record = client.models.record("scale")
     assert fs.ls("model/scale:1.0.0", detail=False) == [
@@ -158,8 +171,8 @@ def test_indexes_and_onnx_forms_have_their_file(client, fs):
 
 
 def test_everything_that_has_a_name_is_found_from_the_root(client, fs):
-    client.datasets.store_dataset(splits(0), "a", "1.0.0")
-    client.datasets.store_dataset(splits(1), "a", "1.1.0")
+    client.datasets.store_dataset(splits(0), name="a", version="1.0.0")
+    client.datasets.store_dataset(splits(1), name="a", version="1.1.0")
     assert fs.ls("holdfast://", detail=False) == ["dataset", "model", "index"]
     assert fs.ls("dataset", detail=False) == ["dataset/a:1.0.0", "dataset/a:1.1.0"]
     assert fs.glob("dataset/*/test/*.parquet") == [f"dataset/a:1.{n}.0/test/00000.parquet" for n in (0, 1)]
@@ -181,7 +194,7 @@ def test_by_cid_files_are_what_they_are_and_other_records_are_refused(client, fs
 
 
 def test_names_that_are_not_there_are_missing_files(client, fs):
-    client.datasets.store_dataset(splits(), "digits")
+    client.datasets.store_dataset(splits(), name="digits")
     for path in (
         "nope/train",
         "digits@champion/train",
@@ -200,14 +213,14 @@ def test_names_that_are_not_there_are_missing_files(client, fs):
     with pytest.raises(IsADirectoryError):
         fs.open("digits/train")
     with pytest.raises(InvalidInput):
-        fs.info("no name/x")
+        fs.info("no  name/x")
     with pytest.raises(Unsupported, match="read-only"):
         fs.open("digits/train/new.parquet", "wb")
 
 
 def test_splits_with_odd_names_stay_inside_their_dataset(client, fs):
-    odd = ["a/b", "a%2Fb", "..", ".", "", "%2F", "ü x"]
-    client.datasets.store_dataset({split: table(i, 1) for i, split in enumerate(odd)}, "odd")
+    odd = ["a/b", "a%2Fb", "..", ".", "%2F", "ü x"]
+    client.datasets.store_dataset({split: table(i, 1) for i, split in enumerate(odd)}, name="odd")
     folders = [info["name"] for info in fs.ls("odd") if info["type"] == "directory"]
     assert len(set(folders)) == len(odd)
     for folder in folders:
@@ -219,9 +232,9 @@ def test_splits_with_odd_names_stay_inside_their_dataset(client, fs):
 
 def test_shards_keep_their_order_when_there_are_very_many():
     from holdfast.cluster.filesystem import _split
-    from holdfast.storage.dataset import Shard
+    from holdfast.storage.datasets.shards.shard import Shard
 
-    children = _split([Shard(Cid.of(b"x"), 1, 1)] * 100_001).children
+    children = _split([Shard(Cid.of(b"x"), 1, 1, ())] * 100_001, "parquet").children
     assert children is not None
     names = list(children())
     assert names == sorted(names)
@@ -241,16 +254,18 @@ def test_a_cluster_s_names_are_read_by_workers_and_only_what_is_read_is_fetched(
     with listening_master(tmp_path / "master") as (master, _):
         token = (tmp_path / "master" / "token").read_text().strip()
         with holdfast.connect(master.url, home=tmp_path / "writer", token=token) as writer:
-            data = writer.datasets.store_dataset(splits(), "digits", rows_per_shard=25)
-        shards = data.shards("train")
+            data = writer.datasets.store_dataset(splits(), name="digits", chunk_size=64)
+            shards = data.shards("train")
         options = {"address": master.url, "home": str(tmp_path / "reader"), "token": token}
         fs = fsspec.filesystem("holdfast", **options)
-        assert len(fs.find("digits")) == 6
+        assert len(shards) > 3
+        assert len(fs.find("digits")) == len(shards) + 2
         assert not any(fs.reading(lambda store, s=shard: store.blocks.has(s.cid)) for shard in shards)
         read = pd.read_parquet("holdfast://digits/train/00002.parquet", storage_options=options)
-        assert list(read["y"]) == list(range(50, 75))
+        before = shards[0].rows + shards[1].rows
+        assert list(read["y"]) == list(range(before, before + shards[2].rows))
         here = [fs.reading(lambda store, s=shard: store.blocks.has(s.cid)) for shard in shards]
-        assert here == [False, False, True, False]
+        assert here == [number == 2 for number in range(len(shards))]
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT],
             input=pickle.dumps((fs, "digits/test/00000.parquet")),
@@ -258,7 +273,7 @@ def test_a_cluster_s_names_are_read_by_workers_and_only_what_is_read_is_fetched(
             timeout=60,
             check=False,
         )
-        assert done.stdout.decode().strip() == str(sum(range(100, 110))), done.stderr.decode()
+        assert done.stdout.decode().strip() == str(sum(range(ROWS, ROWS + 10))), done.stderr.decode()
         with pytest.raises(Denied):
             HoldfastFileSystem(home=tmp_path / "stranger", address=master.url, token="x" * 32).ls("dataset")
         assert fs.fsid != HoldfastFileSystem(home=tmp_path / "reader").fsid
@@ -283,17 +298,17 @@ def test_hugging_face_datasets_reads_versions_and_streams_what_a_name_means_now(
         )
         return int(next(iter(loaded))["y"])
 
-    client.datasets.store_dataset(splits(0), "d", "1.0.0")
-    assert first("d", streaming=True) == first("d:1.0.0", streaming=False) == 100
-    client.datasets.store_dataset(splits(1), "d", "2.0.0")
-    assert first("d", streaming=True) == first("d:2.0.0", streaming=False) == 101
-    assert first("d:1.0.0", streaming=False) == 100
+    client.datasets.store_dataset(splits(0), name="d", version="1.0.0")
+    assert first("d", streaming=True) == first("d:1.0.0", streaming=False) == ROWS
+    client.datasets.store_dataset(splits(1), name="d", version="2.0.0")
+    assert first("d", streaming=True) == first("d:2.0.0", streaming=False) == ROWS + 1
+    assert first("d:1.0.0", streaming=False) == ROWS
 
 
 def test_two_homes_do_not_share_names(tmp_path):
     for name, value in (("one", 1), ("two", 2)):
         with holdfast.connect(home=tmp_path / name) as client:
-            client.datasets.store_dataset(pa.table({"v": [value]}), "same")
+            client.datasets.store_dataset(pa.table({"v": [value]}), name="same")
     read = [
         pd.read_parquet("holdfast://same/train", storage_options={"home": str(tmp_path / name)})["v"][0]
         for name in ("one", "two")

@@ -23,7 +23,7 @@ from holdfast.registry import (
 from holdfast.storage.block_store import VerifyingStore
 from holdfast.storage.cid import DAG_PB, Cid
 from holdfast.storage.content import ContentStore
-from holdfast.storage.dataset import store_dataset
+from holdfast.storage.datasets.dataset import store_dataset
 from holdfast.storage.local.local_store import LocalStore
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Made(NamedTuple):
 
 def make_model(store, *, weights=b"weights" * 300_000):
     rows = {"train": {"x": np.arange(40.0)}, "test": {"x": np.arange(10.0)}}
-    data = store_dataset(store, rows, rows_per_shard=16).cid
+    data = store_dataset(store, rows, chunk_size=64).cid
     code = CodeRecord(
         files=store.add_files({"a/b.py": b"train = 1", "a/c.py": b"x"}), entry="a.b:train"
     ).store(store)
@@ -271,3 +271,41 @@ def test_the_tree_is_one_line_for_each_part(made):
     body = tree.to_json()
     assert json.loads(json.dumps(body)) == body
     assert body["cid"] == str(made.model)
+
+
+def test_what_a_dataset_was_made_from_is_in_the_tree_and_its_rows_need_not_be_there(store, tmp_path):
+    from holdfast.storage.datasets.splits import train_test_split
+    from holdfast.storage.datasets.versions import append, filter_rows
+
+    first = store_dataset(store, {"x": np.arange(500.0)}, chunk_size=64)
+    last = train_test_split(filter_rows(append(first, {"x": np.arange(9.0)}), "x > 400"))
+    tree = verify(store, last.cid)
+    assert tree.ok, tree.render()
+    assert [(node.role, node.detail) for node in tree.flat()] == [
+        ("dataset", "test 20 rows, train 79 rows"),
+        ("provenance", "train 99 rows"),
+        ("parent", "train 509 rows"),
+        ("parent", "train 500 rows"),
+    ]
+    with closing(LocalStore(tmp_path / "copy")) as blocks:
+        manifests = {node.cid for node in tree.flat()}
+        below = [
+            cid for links in last.summaries.values() for link in links.lists for cid, _ in store.walk(link)
+        ]
+        blocks.put_many([(cid, store.blocks.get(cid)) for cid in {*manifests, *below}])
+        assert verify(ContentStore(blocks), last.cid).ok
+    with closing(LocalStore(tmp_path / "less")) as blocks:
+        blocks.put_many([(cid, store.blocks.get(cid)) for cid in {*manifests, *below} - {first.cid}])
+        assert [node.cid for node in bad(verify(ContentStore(blocks), last.cid))] == [first.cid]
+
+
+def test_a_long_chain_of_versions_is_verified_and_listed_as_far_as_the_tree_goes(store):
+    from holdfast.storage.datasets.versions import append
+
+    dataset = store_dataset(store, {"x": np.arange(3)})
+    for number in range(70):
+        dataset = append(dataset, {"x": np.array([number])})
+    tree = verify(store, dataset.cid)
+    assert tree.ok, tree.render()
+    assert len(list(tree.flat())) == 65
+    assert "not listed" in list(tree.flat())[-1].detail

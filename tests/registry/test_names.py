@@ -140,27 +140,134 @@ def test_a_version_that_has_no_place_in_the_order_is_refused(names, version):
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "-a", "_a", "a b", "a/b", "a@b", "a:b", "é", "a\n", "a" * 129, "../a", "a\0"]
+    "name",
+    [
+        "",
+        ".",
+        "-a",
+        "_a",
+        " a",
+        "a ",
+        "a  b",
+        "a ,b",
+        "a,b",
+        "a,",
+        "a/b",
+        "a@b",
+        "a:b",
+        "é",
+        "a\n",
+        "a\tb",
+        "a" * 129,
+        "../a",
+        "a\0",
+    ],
 )
 def test_a_name_that_could_be_something_else_is_refused(names, name):
-    with pytest.raises(InvalidInput):
-        names.register("model", name, "1.0.0", A)
+    for kind in ("model", "dataset"):
+        with pytest.raises(InvalidInput):
+            names.register(kind, name, "1.0.0", A)
     names.register("model", "good", "1.0.0", A)
     with pytest.raises(InvalidInput):
         names.set_alias("model", "good", name, "1.0.0")
 
 
 @pytest.mark.parametrize(
-    "text", ["", "@", ":", "m@", "m:", "@a", ":1.0.0", "m@a@b", "m:1.0.0@a", "m@a:1.0.0", "m m"]
+    "text",
+    ["", "@", ":", "m@", "m:", "@a", ":1.0.0", "m@a@b", "m:1.0.0@a", "m@a:1.0.0", "m  m", "m@a b", "m @a"],
 )
 def test_a_reference_that_is_none_is_refused(names, text):
     with pytest.raises(InvalidInput):
         names.resolve("model", text)
 
 
-@pytest.mark.parametrize("text", ["m", "m:1.0.0-rc.1", "m@champion", "a.b_c-d@X"])
+@pytest.mark.parametrize(
+    "text", ["m", "m:1.0.0-rc.1", "m@champion", "a.b_c-d@X", "rows of May, cleaned:1.0.0"]
+)
 def test_a_reference_is_the_same_after_it_was_written(text):
     assert str(Reference.parse(text)) == text
+
+
+def test_a_dataset_s_name_may_be_words_and_an_alias_is_one(names):
+    names.register("dataset", "same data, other name", None, A)
+    assert names.resolve("dataset", "same data, other name:1.0.0").cid == A
+    with pytest.raises(InvalidInput, match="not a name of a model"):
+        names.register("model", "dig its", None, A)  # it becomes part of URLs
+    with pytest.raises(InvalidInput, match="not an alias"):
+        names.set_alias("dataset", "same data, other name", "the best", "1.0.0")
+
+
+# -------------------------------------------------------------------------------------------------- removal
+
+
+def test_a_removed_version_is_gone_with_its_aliases_and_nothing_else_is(names):
+    names.register("dataset", "d", "1.0.0", A)
+    names.register("dataset", "d", "2.0.0", B)
+    names.register("model", "d", "1.0.0", A)
+    names.set_alias("dataset", "d", "clean", "1.0.0")
+    names.set_alias("dataset", "d", "best", "2.0.0")
+    gone = names.unregister("dataset", "d", "1.0.0")
+    assert [(entry.version, entry.cid, entry.aliases) for entry in gone] == [("1.0.0", A, ("clean",))]
+    assert [(e.kind, e.version, e.aliases) for e in names.entries()] == [
+        ("dataset", "2.0.0", ("best",)),
+        ("model", "1.0.0", ()),
+    ]
+    with pytest.raises(NotFound, match=r"there is no dataset d:1\.0\.0; d has :2\.0\.0, @best"):
+        names.resolve("dataset", "d:1.0.0")
+
+
+def test_a_name_that_is_removed_whole_has_no_versions_left(names):
+    for version, cid in (("1.0.0", A), ("2.0.0", B)):
+        names.register("dataset", "d", version, cid)
+    assert [entry.version for entry in names.unregister("dataset", "d")] == ["1.0.0", "2.0.0"]
+    assert names.entries() == []
+    for gone in (None, "1.0.0"):
+        with pytest.raises(NotFound):
+            names.unregister("dataset", "d", gone)
+
+
+def test_a_removal_is_in_the_history_with_what_it_removed(names):
+    names.register("dataset", "d", "1.0.0", A)
+    names.set_alias("dataset", "d", "best", "1.0.0")
+    names.unregister("dataset", "d")
+    assert names.history()[0]["change"] == {
+        "op": "unregister",
+        "kind": "dataset",
+        "name": "d",
+        "version": "1.0.0",
+        "was": A,
+        "aliases": ["best"],
+    }
+    assert names.history()[1]["change"]["op"] == "alias"
+
+
+def test_a_removed_version_never_comes_back_as_something_else(names):
+    names.register("dataset", "d", "1.0.0", A)
+    names.unregister("dataset", "d", "1.0.0")
+    with pytest.raises(Conflict, match=rf"d:1\.0\.0 was {A} before it was removed"):
+        names.register("dataset", "d", "1.0.0", B)
+    assert names.register("dataset", "d", None, B).version == "1.1.0", "not the number that was removed"
+    assert names.register("dataset", "d", "1.0.0", A).cid == A
+
+
+def test_what_a_removed_name_kept_goes_with_the_next_collection_and_what_another_keeps_stays(names, store):
+    kept, loose = (store.put_record({"kind": "dataset", "n": n}) for n in (1, 2))
+    names.register("dataset", "d", "1.0.0", kept)
+    names.register("dataset", "d", "2.0.0", loose)
+    names.register("dataset", "other", "1.0.0", kept)
+    collect(store)
+    assert store.blocks.has(kept)
+    assert store.blocks.has(loose)
+    names.unregister("dataset", "d")
+    collect(store)
+    assert store.blocks.has(kept)
+    assert not store.blocks.has(loose)
+    assert len(names.history()) == 5
+
+
+def collect(store) -> None:
+    local = store.pins._local
+    Collector(local, Pins(local), grace_s=0.0).collect()
 
 
 def test_what_is_not_there_is_answered_with_what_is(names):
@@ -327,6 +434,7 @@ class NamesMachine(RuleBasedStateMachine):
         self.names = SqliteNames(self.database, ContentStore(self.blocks))
         self.versions: dict[tuple[str, str], dict[str, Cid]] = {}
         self.aliases: dict[tuple[str, str, str], str] = {}
+        self.removed: dict[tuple[str, str, str], Cid] = {}
         self.changes = 0
 
     def teardown(self):
@@ -347,11 +455,12 @@ class NamesMachine(RuleBasedStateMachine):
         try:
             entry = self.names.register(kind, name, version, cid)
         except Conflict:
-            assert known[version] != cid
+            assert known.get(version, self.removed.get((kind, name, version))) != cid
             return
         assert entry.cid == cid
         assert version in (None, entry.version)
         assert known.get(entry.version, cid) == cid
+        assert self.removed.get((kind, name, entry.version), cid) == cid
         if version is None and cid in known.values():
             assert entry.version in known
         self.changes += entry.version not in known
@@ -378,6 +487,25 @@ class NamesMachine(RuleBasedStateMachine):
         assert alias in entry.aliases
         self.changes += now != version
         self.aliases[kind, name, alias] = version
+
+    @rule(kind=kinds, name=some_names, version=some_versions | st.none())
+    def remove(self, kind, name, version):
+        known = self.versions.get((kind, name), {})
+        wanted = [version] if version is not None else list(known)
+        try:
+            gone = self.names.unregister(kind, name, version)
+        except NotFound:
+            assert not set(wanted) & set(known)
+            return
+        assert {entry.version for entry in gone} == set(wanted)
+        for each in wanted:
+            self.removed[kind, name, each] = known.pop(each)
+        self.aliases = {
+            key: target
+            for key, target in self.aliases.items()
+            if key[:2] != (kind, name) or target not in wanted
+        }
+        self.changes += len(wanted)
 
     @rule()
     def reopen(self):

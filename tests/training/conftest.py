@@ -13,14 +13,14 @@ import pytest
 from holdfast.registry import RunSpec, bundle_code
 from holdfast.storage.block_store import VerifyingStore
 from holdfast.storage.content import ContentStore
-from holdfast.storage.dataset import store_dataset
+from holdfast.storage.datasets.dataset import store_dataset
 from holdfast.storage.local.local_store import LocalStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from holdfast.storage.dataset import Dataset
+    from holdfast.storage.datasets.dataset import Dataset
 
 PREAMBLE = """\
 import random
@@ -62,7 +62,7 @@ def small_rows() -> dict[str, dict[str, np.ndarray[Any, Any]]]:
 
 @pytest.fixture
 def dataset(store: ContentStore) -> Dataset:
-    return store_dataset(store, small_rows(), rows_per_shard=32)
+    return store_dataset(store, small_rows(), chunk_size=256)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from holdfast.errors import InvalidInput, NotFound
 from holdfast.registry import load_weights
 from holdfast.storage.cid import Cid
-from holdfast.storage.dataset import store_dataset
+from holdfast.storage.datasets.dataset import store_dataset
 from holdfast.training import TrainContext
 
 
@@ -66,10 +66,52 @@ def test_a_batch_has_the_columns_and_types_of_the_data(dataset):
     }
 
 
-def test_a_column_of_text_is_named_and_not_a_riddle(store):
-    texts = store_dataset(store, {"train": {"id": np.array(["a", "b"]), "x": np.arange(2.0)}})
-    with pytest.raises(InvalidInput, match="column 'id'"):
-        next(iter(context_of(texts).batches("train", batch_size=1)))
+def test_text_stays_text_and_is_tokenized_when_asked(store):
+    texts = store_dataset(store, {"train": {"id": np.array(["a", "bb"]), "x": np.arange(2.0)}})
+    (batch,) = context_of(texts).batches("train", batch_size=2)
+    assert batch["id"] == ["a", "bb"]
+
+    def lengths(words: list[str]) -> dict[str, list[int]]:
+        return {"length": [len(word) for word in words]}
+
+    (batch,) = context_of(texts).batches("train", batch_size=2, tokenize={"id": lengths})
+    assert batch["length"].tolist() == [1, 2]
+    assert "id" not in batch
+
+
+def test_the_rows_of_a_step_do_not_depend_on_the_number_of_workers(dataset):
+    def steps(world_size: int) -> list[list[list[float]]]:
+        shares = [
+            list(
+                context_of(dataset, rank=rank, world_size=world_size).batches(
+                    "train", batch_size=16 // world_size, epoch=1
+                )
+            )
+            for rank in range(world_size)
+        ]
+        together = [torch.cat([batch["x"] for batch in step]) for step in zip(*shares, strict=True)]
+        return [sorted(step.tolist()) for step in together]
+
+    assert steps(1) == steps(2) == steps(4) == steps(8)
+
+
+def test_rows_that_do_not_fill_a_batch_on_every_worker_are_left_out_of_an_epoch(dataset):
+    shares = [
+        list(context_of(dataset, rank=rank, world_size=3).batches("train", batch_size=10, epoch=0))
+        for rank in range(3)
+    ]
+    assert [[len(batch["x"]) for batch in share] for share in shares] == [[10, 10]] * 3
+    with pytest.raises(InvalidInput, match="64 rows: too few to give each of 3 workers a batch of 22"):
+        context_of(dataset, world_size=3).batches("train", batch_size=22, epoch=0)
+
+
+def test_a_transform_and_columns_are_those_of_the_loader(dataset):
+    (batch,) = context_of(dataset).batches(
+        "test", batch_size=16, columns=["x"], transform=lambda batch: {"double": 2 * batch["x"]}
+    )
+    (plain,) = context_of(dataset).batches("test", batch_size=16)
+    assert list(batch) == ["double"]
+    assert torch.equal(batch["double"], 2 * plain["x"])
 
 
 def test_a_split_that_is_not_there_is_named(dataset):

@@ -21,7 +21,7 @@ from holdfast.registry import (
     verify,
 )
 from holdfast.storage.cid import Cid
-from holdfast.storage.dataset import store_dataset
+from holdfast.storage.datasets.dataset import store_dataset
 from holdfast.training.examples import digits
 from holdfast.training.job import Outcome, run_embedded
 from holdfast.training.ray_job import RayJob, answer_of

@@ -14,7 +14,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from holdfast import __version__
-from holdfast.cluster.cli import content, daemons, models, storage
+from holdfast.cluster.cli import content, daemons, datasets, models, storage
 from holdfast.errors import HoldfastError, Unavailable, Unsupported, disk_errors
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ examples:
   holdfast quickstart                       see everything work, on real data, in about a minute
   holdfast up                               start a cluster; workers join with 'holdfast worker --join URL'
   holdfast add data.parquet                 store a file; prints its CID
+  holdfast dataset add wine.csv --name wine store a table as a dataset, known by its CID
   holdfast verify digits@champion           hash everything that a model was made from
 
 exit status:
@@ -62,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     connected.add_argument("--token-file", help="file with the cluster's token (default: <home>/token)")
     daemons.add_commands(commands, common, connected)
     content.add_commands(commands, connected)
+    datasets.add_commands(commands, connected)
     models.add_commands(commands, connected)
     storage.add_commands(commands, common)
     return root

@@ -86,7 +86,9 @@ def _add(arguments: argparse.Namespace) -> None:
 
     settings = load_settings(arguments.home)
     profile = profile_named(
-        arguments.profile or settings.storage.profile, chunker=arguments.chunker, hash=arguments.hash or settings.storage.hash
+        arguments.profile or settings.storage.profile,
+        chunker=arguments.chunker,
+        hash=arguments.hash or settings.storage.hash,
     )
     path = None if arguments.path == "-" else Path(arguments.path)
     if path is None and arguments.no_copy:

@@ -192,7 +192,7 @@ def _index(arguments: argparse.Namespace) -> None:
 
 def _search(arguments: argparse.Namespace) -> None:
     from holdfast.registry.records import ModelRecord, load_record
-    from holdfast.storage.loader import table_to_numpy
+    from holdfast.storage.loaders.collation import table_to_numpy
 
     split, _, row = arguments.like.rpartition(":")
     if not split or not row.isdigit():
@@ -204,7 +204,7 @@ def _search(arguments: argparse.Namespace) -> None:
             raise InvalidInput(
                 f"split {split!r} has {index.dataset.rows_in(split)} rows, counted from 0; there is no row {row}"
             )
-        sample = table_to_numpy(index.dataset.to_arrow(split).select([column]).slice(int(row), 1))[column]
+        sample = table_to_numpy(index.dataset.to_arrow(split, [column]).slice(int(row), 1))[column]
         found = index.search(sample, arguments.k)[0]
     plain = [
         {"split": n.split, "row": n.row, "score": n.score}

@@ -30,12 +30,13 @@ if TYPE_CHECKING:
     import numpy as np
 
     from holdfast.cluster.client import Client, Run
-    from holdfast.storage.dataset import Dataset
+    from holdfast.storage.datasets.dataset import Dataset
 
 __all__ = ["run_quickstart"]
 
 WORKERS = 2
-ROWS_PER_SHARD = 180
+CHUNK_BYTES = 16 << 10
+"""So few rows would be one row group, which both workers would read; of small ones each reads its share."""
 START_TIMEOUT_S = 90.0
 REQUESTS = 50
 _STEPS = 8
@@ -161,7 +162,7 @@ def _steps(screen: _Screen, processes: _Processes, port: int) -> dict[str, Any]:
 
         with screen.step("dataset: 1,797 handwritten digits"):
             dataset = client.datasets.store_dataset(
-                data, name="digits", version="1.0.0", rows_per_shard=ROWS_PER_SHARD
+                data, name="digits", version="1.0.0", chunk_size=CHUNK_BYTES
             )
             screen.say("CID", dataset.cid)
             screen.say("rows", ", ".join(f"{dataset.rows_in(split)} {split}" for split in dataset.splits))

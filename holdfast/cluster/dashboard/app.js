@@ -337,7 +337,7 @@ const connect = (url) => `import holdfast\n\nclient = holdfast.connect("${url}")
 const NEXT = {
   datasets: (url) => [
     el("p", {}, el("strong", {}, "No datasets yet"), "Store a table: its CID depends on its rows, and on nothing else."),
-    snippet(`${connect(url)}\nclient.datasets.store_dataset({"x": x, "y": y}, "digits")`),
+    snippet(`${connect(url)}\nclient.datasets.store_dataset({"x": x, "y": y}, name="digits")`),
   ],
   models: (url) => [
     el("p", {}, el("strong", {}, "No models yet"), "Train one, then give it a name. Names have versions that never change."),

@@ -6,6 +6,7 @@ tiny, so no protobuf runtime is used. The decoder of the node accepts canonical 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -128,6 +129,13 @@ def link_cids(data: bytes) -> list[Cid]:
 
 
 def _decode_link(data: bytes) -> PbLink:
+    # Nearly all links of a file have this shape: a CID and an empty name of less than 128 bytes, and a size.
+    at = data[1] + 2 if len(data) > 6 and data[0] == 0x0A and data[1] < 0x80 else len(data)
+    if data[at : at + 3] == b"\x12\x00\x18":
+        with suppress(InvalidInput):
+            size, end = read_varint(data, at + 3)
+            if end == len(data):
+                return PbLink(Cid(data[2:at]), "", size)
     cid: Cid | None = None
     name: str | None = None
     tsize: int | None = None

@@ -1,0 +1,1 @@
+"""Which rows two datasets share, and whether a dataset has a row."""
