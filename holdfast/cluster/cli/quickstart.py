@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["run_quickstart"]
 
 WORKERS = 2
-CHUNK_BYTES = 16 << 10
-"""So few rows would be one row group, which both workers would read; of small ones each reads its share."""
 START_TIMEOUT_S = 90.0
 REQUESTS = 50
 _STEPS = 8
@@ -161,9 +159,7 @@ def _steps(screen: _Screen, processes: _Processes, port: int) -> dict[str, Any]:
             client = stack.enter_context(connect(url, home=processes.base / "client", token=token))
 
         with screen.step("dataset: 1,797 handwritten digits"):
-            dataset = client.datasets.store_dataset(
-                data, name="digits", version="1.0.0", chunk_size=CHUNK_BYTES
-            )
+            dataset = client.datasets.store_dataset(data, name="digits", version="1.0.0")
             screen.say("CID", dataset.cid)
             screen.say("rows", ", ".join(f"{dataset.rows_in(split)} {split}" for split in dataset.splits))
 
