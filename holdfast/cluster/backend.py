@@ -12,7 +12,7 @@ from holdfast.http_client import HttpClient
 from holdfast.registry.names import Names, SqliteNames
 from holdfast.registry.opening import open_database
 from holdfast.registry.run_table import RunSpec, RunState, RunStatus, RunTable
-from holdfast.storage.block_store import SupportsPrefetch
+from holdfast.storage.block_store import bring_near
 from holdfast.storage.cid import RAW
 from holdfast.storage.formats.car import car_frames
 from holdfast.storage.formats.dag import links_of
@@ -164,8 +164,7 @@ class MasterBackend:
                 missing.update(self._http.post("/api/v0/blocks/missing", {"cids": asked})["missing"])
             lacking = [cid for cid in level if str(cid) in missing]
             wanted += lacking
-            if isinstance(blocks, SupportsPrefetch):
-                blocks.prefetch([cid for cid in lacking if not blocks.has(cid)], root=root)
+            bring_near(blocks, [cid for cid in lacking if not blocks.has(cid)], root)
             below: list[Cid] = []
             for cid in level:
                 if cid.codec != RAW and (str(cid) in missing or blocks.has(cid)):

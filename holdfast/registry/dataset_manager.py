@@ -170,9 +170,10 @@ class DatasetManager:
 
         if (dataset is None) == (dataset_path is None):
             raise InvalidInput("give either the rows (dataset) or a file or folder (dataset_path)")
-        self._check_name(name, version)
-        with self._adding():
-            stored = store_dataset(
+        return self._made(
+            name,
+            version,
+            lambda: store_dataset(
                 self._store,
                 dataset,
                 path=dataset_path,
@@ -182,8 +183,8 @@ class DatasetManager:
                 chunk_size=chunk_size,
                 metadata=metadata,
                 progress=progress,
-            )
-            return self._register(stored, name, version)
+            ),
+        )
 
     @overload
     def load_dataset(
@@ -299,17 +300,18 @@ class DatasetManager:
         """
         from holdfast.storage.datasets.versions import append
 
-        self._check_name(name, version)
-        with self._adding():
-            child = append(
+        return self._made(
+            name,
+            version,
+            lambda: append(
                 self._opened_one(dataset),
                 data,
                 path=dataset_path,
                 source_format=format,
                 split=split,
                 progress=progress,
-            )
-            return self._register(child, name, version)
+            ),
+        )
 
     def filter(
         self,
@@ -324,10 +326,11 @@ class DatasetManager:
         """A child with those rows only that ``where`` wants; see :func:`holdfast.storage.datasets.versions.filter_rows`."""
         from holdfast.storage.datasets.versions import filter_rows
 
-        self._check_name(name, version)
-        with self._adding():
-            child = filter_rows(self._opened_one(dataset), where, split=split, progress=progress)
-            return self._register(child, name, version)
+        return self._made(
+            name,
+            version,
+            lambda: filter_rows(self._opened_one(dataset), where, split=split, progress=progress),
+        )
 
     def edit(
         self,
@@ -342,10 +345,9 @@ class DatasetManager:
         """A child with changed rows; see :func:`holdfast.storage.datasets.versions.edit`."""
         from holdfast.storage.datasets.versions import edit
 
-        self._check_name(name, version)
-        with self._adding():
-            child = edit(self._opened_one(dataset), change, split=split, progress=progress)
-            return self._register(child, name, version)
+        return self._made(
+            name, version, lambda: edit(self._opened_one(dataset), change, split=split, progress=progress)
+        )
 
     def create_train_test_split(  # noqa: PLR0917 -- as IPFS Kit has it
         self,
@@ -379,9 +381,10 @@ class DatasetManager:
         """
         from holdfast.storage.datasets.splits import train_test_split
 
-        self._check_name(name, version)
-        with self._adding():
-            made = train_test_split(
+        return self._made(
+            name,
+            version,
+            lambda: train_test_split(
                 self._opened_or_stored(dataset),
                 test_size=test_size,
                 random_state=random_state,
@@ -391,8 +394,8 @@ class DatasetManager:
                 format=format,
                 metadata=metadata,
                 progress=progress,
-            )
-            return self._register(made, name, version)
+            ),
+        )
 
     def diff(
         self,
@@ -481,6 +484,16 @@ class DatasetManager:
         """While this lasts, nothing that is stored can be collected: time to pin or name it."""
         return nullcontext() if self._store.pins is None else self._store.pins.adding()
 
+    def _made(self, name: str | None, version: str | None, make: Callable[[], Dataset]) -> Dataset:
+        """What ``make`` stores, published, and named if a name is given; nothing of it can be collected before."""
+        self._check_name(name, version)
+        with self._adding():
+            dataset = make()
+            self._publish(dataset.cid, pin=name is None)
+            if name is not None:
+                self._names.register(KIND, name, version, dataset.cid)
+            return dataset
+
     def _check_name(self, name: str | None, version: str | None) -> None:
         """Fail before the work is done, and not after it."""
         if name is None:
@@ -490,12 +503,6 @@ class DatasetManager:
         wanted = Reference.parse(name if version is None else f"{name}:{version}")
         if wanted.alias is not None or (version is None and wanted.version is not None):
             raise InvalidInput(f"{name!r} is a reference: give the name, and the version by itself")
-
-    def _register(self, dataset: Dataset, name: str | None, version: str | None) -> Dataset:
-        self._publish(dataset.cid, pin=name is None)
-        if name is not None:
-            self._names.register(KIND, name, version, dataset.cid)
-        return dataset
 
     def _opened_one(self, dataset: str | Cid | Dataset) -> Dataset:
         return self.open(dataset) if isinstance(dataset, (str, Cid)) else dataset

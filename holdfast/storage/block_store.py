@@ -36,6 +36,7 @@ __all__ = [
     "SupportsRepair",
     "SupportsView",
     "VerifyingStore",
+    "bring_near",
     "inline_block",
 ]
 
@@ -151,6 +152,12 @@ class SupportsLacking(Protocol):
     def lacking(self, cids: Sequence[Cid]) -> list[Cid]:
         """Those of ``cids`` that it has not got, in their order."""
         ...
+
+
+def bring_near(blocks: BlockStore, cids: Sequence[Cid], root: Cid | None = None) -> None:
+    """Fetch several blocks at once, where the store fetches."""
+    if cids and isinstance(blocks, SupportsPrefetch):
+        blocks.prefetch(cids, root=root)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,19 @@ from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
 
 from holdfast.errors import Corrupt, InvalidInput
-from holdfast.storage.block_store import Mapped, SupportsMap, SupportsPrefetch
+from holdfast.storage.block_store import Mapped, SupportsMap, bring_near
 from holdfast.storage.cid import RAW, Cid
 from holdfast.storage.formats.unixfs import file_leaves
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import TypeAlias
 
     from holdfast.storage.content import ContentStore
     from holdfast.storage.formats.unixfs import Leaf
+
+    _Place: TypeAlias = tuple[Mapped, int]
+    """A piece of memory, and where in it a block begins."""
 
 __all__ = ["LoadedParts", "StoredFile"]
 
@@ -67,8 +71,7 @@ class StoredFile:
             return 0
         blocks = self._store.blocks
         missing = [i for i in numbers if self._leaves[i].data is None and not blocks.has(self._leaves[i].cid)]
-        if missing and isinstance(blocks, SupportsPrefetch):
-            blocks.prefetch([self._leaves[i].cid for i in missing], root=self.cid)
+        bring_near(blocks, [self._leaves[i].cid for i in missing], self.cid)
         return sum(self._ends[i] - self._leaves[i].offset for i in missing)
 
     def view(self, start: int, end: int) -> memoryview:
@@ -103,9 +106,7 @@ class StoredFile:
         return self._joined(numbers, places, start, end)
 
     def _bring_nodes(self, cids: list[Cid]) -> None:
-        nodes = [cid for cid in cids if cid.codec != RAW]
-        if nodes and isinstance(self._store.blocks, SupportsPrefetch):
-            self._store.blocks.prefetch(nodes, root=self.cid)
+        bring_near(self._store.blocks, [cid for cid in cids if cid.codec != RAW], self.cid)
 
     def _touched(self, ranges: Iterable[tuple[int, int]]) -> list[int]:
         """The numbers of the leaves that any of the ranges touches, in order."""
@@ -204,10 +205,3 @@ class LoadedParts:
             for i, (piece, at) in zip(numbers, places, strict=True)
         ]
         return memoryview(b"".join(parts))
-
-
-if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    _Place: TypeAlias = tuple[Mapped, int]
-    """A piece of memory, and where in it a block begins."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from holdfast.errors import Corrupt, InvalidInput, NotFound
-from holdfast.storage.block_store import SupportsPrefetch
+from holdfast.storage.block_store import bring_near
 from holdfast.storage.datasets.manifest import Manifest, SplitSummary, shards_from_plain
 from holdfast.storage.datasets.schema import logical_schema, type_text
 from holdfast.storage.datasets.shards.shard_reader import ShardReader, column_index
@@ -227,9 +227,8 @@ class _Splits(Mapping[str, "tuple[Shard, ...]"]):
         return len(self._summaries)
 
     def _load(self, split: str, summary: SplitSummary) -> tuple[Shard, ...]:
-        blocks = self._store.blocks
-        if len(summary.lists) > 1 and isinstance(blocks, SupportsPrefetch):
-            blocks.prefetch(summary.lists, root=self._cid)
+        if len(summary.lists) > 1:
+            bring_near(self._store.blocks, summary.lists, self._cid)
         shards: list[Shard] = []
         for link in summary.lists:
             try:

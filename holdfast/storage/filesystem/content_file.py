@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any, Protocol
 
 from holdfast.errors import Corrupt, InvalidInput
-from holdfast.storage.filesystem.content_tree import bring_near
+from holdfast.storage.block_store import bring_near
 from holdfast.storage.formats.unixfs import file_leaves
 
 if TYPE_CHECKING:
@@ -192,5 +192,5 @@ class _BlockReader(io.RawIOBase):
             return iter(())
         root = self._cid
         return file_leaves(
-            root, store.blocks.get, lambda cids: bring_near(store, cids, root), self._position, end
+            root, store.blocks.get, lambda cids: bring_near(store.blocks, cids, root), self._position, end
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from holdfast.errors import Corrupt, HoldfastError, InvalidInput, NotFound, Unsupported
-from holdfast.storage.block_store import SupportsPrefetch
+from holdfast.storage.block_store import bring_near
 from holdfast.storage.cid import RAW, Cid
 from holdfast.storage.formats.unixfs import file_leaves
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from holdfast.storage.content import ContentStore, Stat
 
-__all__ = ["ContentMissing", "ContentTree", "FileMissing", "IsFolder", "Node", "Source", "bring_near"]
+__all__ = ["ContentMissing", "ContentTree", "FileMissing", "IsFolder", "Node", "Source"]
 
 T = TypeVar("T")
 
@@ -106,12 +106,6 @@ class Remembered(Generic[T]):
         with self._lock:
             self._values.clear()
             self._total = 0
-
-
-def bring_near(store: ContentStore, cids: Sequence[Cid], root: Cid | None = None) -> None:
-    """Fetch several blocks at once, where the store fetches."""
-    if cids and isinstance(store.blocks, SupportsPrefetch):
-        store.blocks.prefetch(cids, root=root)
 
 
 class ContentTree:
@@ -219,7 +213,7 @@ class ContentTree:
             and (child.size, child.data, child.children) == (None, None, None)
             and self._stats.get(child.cid) is None
         ]
-        bring_near(store, unknown, node.cid)
+        bring_near(store.blocks, unknown, node.cid)
 
     def bring_ranges_near(
         self, store: ContentStore, ranges: Sequence[tuple[str, int | None, int | None]]
@@ -233,7 +227,7 @@ class ContentTree:
                 if node.cid is not None and first < behind:
                     leaves = file_leaves(node.cid, store.blocks.get, _nodes_near(store), first, behind)
                     needed += [leaf.cid for leaf in leaves if leaf.data is None]
-        bring_near(store, needed)
+        bring_near(store.blocks, needed)
 
     def _stat(self, store: ContentStore, cid: Cid) -> Stat:
         return self._stats.get(cid) or self._stats.put(cid, store.stat(cid))
@@ -244,4 +238,4 @@ _TYPES = {"file": "file", "symlink": "link"}
 
 def _nodes_near(store: ContentStore) -> Callable[[list[Cid]], None]:
     """Brings those blocks near that must be read to know which raw blocks a range has."""
-    return lambda cids: bring_near(store, [cid for cid in cids if cid.codec != RAW])
+    return lambda cids: bring_near(store.blocks, [cid for cid in cids if cid.codec != RAW])

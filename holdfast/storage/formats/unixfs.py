@@ -188,13 +188,13 @@ def file_places(
     ranges = _fixed_ranges(stream, profile)
     if ranges is None or not profile.raw_leaves:
         return (yield from file_blocks(stream, profile, progress))
-    level: list[Node] = []
+    parents = _Parents(profile)
     for size, cid in _hashed_places(*ranges, profile):
-        level.append(Node(cid, size, size))
+        parents.add(Node(cid, size, size))
         yield cid, size
         if progress is not None:
             progress(size)
-    return (yield from _file_above(level, profile))
+    return (yield from parents.blocks())
 
 
 def _chunked(stream: BinaryIO, profile: Profile, progress: Callable[[int], object] | None) -> Blocks:
@@ -216,24 +216,50 @@ def _file_of(
     leaves: Iterator[tuple[int, bytes, Cid]], profile: Profile, progress: Callable[[int], object] | None
 ) -> Blocks:
     """Yield the leaves' blocks, and those above them."""
-    level: list[Node] = []
+    parents = _Parents(profile)
     for size, block, cid in leaves:
-        level.append(Node(cid, size, len(block)))
+        parents.add(Node(cid, size, len(block)))
         yield cid, block
         if progress is not None:
             progress(size)
-    return (yield from _file_above(level, profile))
+    return (yield from parents.blocks())
 
 
-def _file_above(level: list[Node], profile: Profile) -> Blocks:
-    """Yield the nodes above a file's leaves."""
-    while len(level) > 1:
-        parents = []
-        for at in range(0, len(level), profile.max_links):
-            node = yield from _file_parent(level[at : at + profile.max_links], profile)
-            parents.append(node)
-        level = parents
-    return level[0]
+class _Parents:
+    """The nodes above a file's leaves: made as soon as their children are known, given when the leaves have ended.
+
+    A leaf takes some fifty bytes in the block that links to it, and several times that as an object.
+    """
+
+    def __init__(self, profile: Profile) -> None:
+        self._profile = profile
+        self._children: list[Node] = []
+        self._made: list[Node] = []
+        self._blocks: list[tuple[Cid, Buffer]] = []
+
+    def add(self, child: Node) -> None:
+        """The next leaf."""
+        self._children.append(child)
+        if len(self._children) == self._profile.max_links:
+            self._make()
+
+    def blocks(self) -> Blocks:
+        """Yield the nodes, level by level; the return value is the root."""
+        if not self._made and len(self._children) == 1:
+            return self._children[0]
+        if self._children:
+            self._make()
+        yield from self._blocks
+        above = _Parents(self._profile)
+        for node in self._made:
+            above.add(node)
+        return (yield from above.blocks())
+
+    def _make(self) -> None:
+        block, node = _file_parent(self._children, self._profile)
+        self._blocks.append((node.cid, block))
+        self._made.append(node)
+        self._children = []
 
 
 def _fixed_ranges(stream: BinaryIO, profile: Profile) -> tuple[int, int, int] | None:
@@ -348,27 +374,31 @@ def _leaf(chunk: bytes, profile: Profile) -> bytes:
     return b"".join((b"\x0a", write_varint(message_size), b"\x08\x02\x12", size, chunk, b"\x18", size))
 
 
-def _file_parent(children: list[Node], profile: Profile) -> Blocks:
+def _file_parent(children: list[Node], profile: Profile) -> tuple[bytes, Node]:
     message = UnixFs(
         type=UnixFsType.FILE,
         file_size=sum(child.file_size for child in children),
         block_sizes=tuple(child.file_size for child in children),
     )
     links = tuple(PbLink(child.cid, "", child.total_size) for child in children)
-    return (yield from _node(PbNode(links, message.encode()), profile, file_size=message.file_size or 0))
+    return _node(PbNode(links, message.encode()), profile, file_size=message.file_size or 0)
 
 
-def _node(node: PbNode, profile: Profile, *, file_size: int = 0) -> Blocks:
+def _node(node: PbNode, profile: Profile, *, file_size: int = 0) -> tuple[bytes, Node]:
     block = encode_node(node)
-    cid = profile.cid(block, DAG_PB)
-    yield cid, block
-    return Node(cid, file_size, len(block) + sum(link.tsize or 0 for link in node.links))
+    total_size = len(block) + sum(link.tsize or 0 for link in node.links)
+    return block, Node(profile.cid(block, DAG_PB), file_size, total_size)
+
+
+def _one(block: bytes, node: Node) -> Blocks:
+    yield node.cid, block
+    return node
 
 
 def symlink_blocks(target: str, profile: Profile) -> Blocks:
     """Yield the one block of a symbolic link; the return value is its node."""
     message = UnixFs(type=UnixFsType.SYMLINK, data=os.fsencode(target))
-    return (yield from _node(PbNode(data=message.encode()), profile))
+    return (yield from _one(*_node(PbNode(data=message.encode()), profile)))
 
 
 def file_name(name: str) -> str:
@@ -400,7 +430,7 @@ def directory_blocks(children: Iterable[tuple[str, Node]], profile: Profile) -> 
     if size <= profile.hamt_threshold_bytes:  # the serialized node is larger than this sum
         plain = PbNode(tuple(link for _, link in named), UnixFs(type=UnixFsType.DIRECTORY).encode())
         if profile.hamt_measure == "links" or len(encode_node(plain)) <= profile.hamt_threshold_bytes:
-            return (yield from _node(plain, profile))
+            return (yield from _one(*_node(plain, profile)))
     return (yield from _hamt_shard([(_hamt_hash(name), link) for name, link in named], 0, profile))
 
 
@@ -431,7 +461,7 @@ def _hamt_shard(entries: list[tuple[bytes, PbLink]], depth: int, profile: Profil
         hash_type=_HAMT_HASH,
         fanout=_HAMT_FANOUT,
     )
-    return (yield from _node(PbNode(tuple(links), message.encode()), profile))
+    return (yield from _one(*_node(PbNode(tuple(links), message.encode()), profile)))
 
 
 # ------------------------------------------------------------------------------------------------ reading

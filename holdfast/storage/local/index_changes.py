@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import InvalidInput
@@ -26,6 +27,7 @@ __all__ = ["RENEW_AFTER_S", "Change", "Transaction"]
 RENEW_AFTER_S = 600
 """An entry that is added again keeps its time if it is younger: not every add has to write."""
 
+AT_ONCE = 10_000
 _OPEN_TABLES = frozenset({"pins", "roots", "sources"})
 
 
@@ -131,43 +133,47 @@ class Change:
         old = max(self.totals.cutoff_s, self.now_s - RENEW_AFTER_S) if until_s is None else until_s
         stamp = TIME.pack(self.now_s if until_s is None else until_s)
         missing = []
-        for key in sorted(keys):
-            entry = self.txn.get(key, db=blocks)
-            if entry is None:
-                missing.append(key)
-            elif TIME.unpack_from(entry, PLACE.size)[0] < old:
-                self.txn.put(key, entry[: PLACE.size] + stamp, db=blocks)
+        left = iter(keys)
+        while some := sorted(islice(left, AT_ONCE)):
+            for key in some:
+                entry = self.txn.get(key, db=blocks)
+                if entry is None:
+                    missing.append(key)
+                elif TIME.unpack_from(entry, PLACE.size)[0] < old:
+                    self.txn.put(key, entry[: PLACE.size] + stamp, db=blocks)
         return missing
 
-    def stage(self, session: bytes, places: dict[bytes, bytes]) -> None:
-        """Note blocks that are written but not committed, for a session to be resumed."""
+    def stage(self, session: bytes, call: bytes, places: dict[bytes, bytes]) -> None:
+        """Note blocks that are written but not committed, for a session to be resumed, and the call that wrote them."""
         staged = self.tables["staged"]
         for key, place in sorted(places.items()):
             segment, _, length = PLACE.unpack(place)
-            if self.txn.put(session + key, place, db=staged, overwrite=False) and length:
+            if self.txn.put(session + key, place + call, db=staged, overwrite=False) and length:
                 self.segment(segment).staged_bytes += length
                 self.totals.staged_bytes += length
         self.txn.put(session, TIME.pack(int(time.time())), db=self.tables["sessions"])
 
-    def unstage(self, session: bytes, *, limit: int | None = None) -> dict[bytes, bytes]:
-        """Take the staged blocks of a session out, at most ``limit`` of them, and give their places."""
+    def unstage(self, session: bytes) -> dict[bytes, tuple[bytes, bytes]]:
+        """Take staged blocks of a session out; their places, and the calls that wrote them.
+
+        Some of them, to keep the transaction small. Without any left, the session is forgotten.
+        """
         staged = self.tables["staged"]
-        places: dict[bytes, bytes] = {}
+        rows: dict[bytes, tuple[bytes, bytes]] = {}
         with self.txn.cursor(db=staged) as cursor:
             found = cursor.set_range(session)
-            while found and (limit is None or len(places) < limit):
-                key, place = cursor.item()
-                if not key.startswith(session):
-                    break
-                places[key[len(session) :]] = place
+            while found and len(rows) < AT_ONCE and cursor.key().startswith(session):
+                key, row = cursor.item()
+                rows[key[len(session) :]] = row[: PLACE.size], row[PLACE.size :]
                 found = cursor.delete()
-        for segment, _, length in PLACE.iter_unpack(b"".join(places.values())):
+        for place, _ in rows.values():
+            segment, _, length = PLACE.unpack(place)
             if length:
                 self.segment(segment).staged_bytes -= length
                 self.totals.staged_bytes -= length
-        if limit is None or len(places) < limit:
+        if not rows:
             self.txn.delete(session, db=self.tables["sessions"])
-        return places
+        return rows
 
     def use_file(self, number: int, blocks: int) -> None:
         """Count blocks that came into, or went from, a file of the user's; one without any is forgotten."""

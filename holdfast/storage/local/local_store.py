@@ -8,7 +8,7 @@ collect at once. ``docs/design/002-storage.md`` says why nothing tears.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import lmdb
 
@@ -28,12 +28,17 @@ from holdfast.storage.local.writing import Writing, WritingContext, drop_stale
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from pathlib import Path
+    from typing import TypeAlias
 
     from holdfast.storage.block_store import Payload
     from holdfast.storage.cid import Buffer, Cid
 
+    _Run: TypeAlias = tuple[int, int, int]
+    """Segment, offset and length of blocks that lie back to back."""
+
 __all__ = ["LocalStore", "Removed"]
 
+_T = TypeVar("_T")
 _LOOKS = 100  # at a block that a collector keeps moving
 _SEGMENTS_IN_QUOTA = 16
 
@@ -146,42 +151,33 @@ class LocalStore:
             try:
                 return self._maps.piece(segment, offset, length)
             except FileNotFoundError as error:
-                self._check_moved(segment, before, entry[: ENTRY.size - 4], error)
+                _check_moved(before, entry[: ENTRY.size - 4], error)
                 before = entry[: ENTRY.size - 4]
         raise Corrupt(f"{cid} is moved again and again in {self._folder}")
 
     def view(self, cids: Sequence[Cid]) -> memoryview | None:
         """The blocks joined, with no copy, or None where they do not lie back to back."""
-        before: bytes | None = None
-        for _ in range(_LOOKS):
-            place = self._joined(cids)
-            if place is None:
-                return None
-            segment, start, total = place
-            try:
-                return self._maps.piece(segment, start, total)
-            except FileNotFoundError as error:
-                self._check_moved(segment, before, repr(place).encode(), error)
-                before = repr(place).encode()
-        raise Corrupt(f"{cids[0]} is moved again and again in {self._folder}")
+        return self._where_they_lie(cids, lambda runs: self._maps.piece(*runs[0]) if len(runs) == 1 else None)
 
     def mapped(self, cids: Sequence[Cid]) -> list[Mapped] | None:
         """The blocks as memory, in as many pieces as they lie in; this store itself hashes nothing that it reads."""
-        before: bytes | None = None
+        return self._where_they_lie(cids, lambda runs: [self._piece(*run) for run in runs])
+
+    def _where_they_lie(self, cids: Sequence[Cid], use: Callable[[list[_Run]], _T | None]) -> _T | None:
+        """What ``use`` makes of the runs of some blocks; None if one is not in a segment.
+
+        They are looked up again if a collector moves them in between.
+        """
+        before: list[_Run] | None = None
         for _ in range(_LOOKS):
             runs = self._runs(cids)
             if runs is None:
                 return None
-            segment = -1
             try:
-                pieces = []
-                for segment, start, total in runs:
-                    pieces.append(self._piece(segment, start, total))
+                return use(runs)
             except FileNotFoundError as error:
-                self._check_moved(segment, before, repr(runs).encode(), error)
-                before = repr(runs).encode()
-            else:
-                return pieces
+                _check_moved(before, runs, error)
+                before = runs
         raise Corrupt(f"{cids[0]} is moved again and again in {self._folder}")
 
     def _piece(self, segment: int, offset: int, length: int) -> Mapped:
@@ -365,12 +361,7 @@ class LocalStore:
             self._forget_removed(compactions)
         return entry
 
-    def _joined(self, cids: Sequence[Cid]) -> tuple[int, int, int] | None:
-        """Segment, offset and length of blocks that lie back to back, or None."""
-        runs = self._runs(cids)
-        return runs[0] if runs is not None and len(runs) == 1 else None
-
-    def _runs(self, cids: Sequence[Cid]) -> list[tuple[int, int, int]] | None:
+    def _runs(self, cids: Sequence[Cid]) -> list[_Run] | None:
         """Segment, offset and length of each run of blocks that lie back to back; None if one is not in a segment."""
         keys = [cid.multihash for cid in cids]
         with self._index.reading() as txn, txn.cursor(db=self._index.blocks) as cursor:
@@ -380,7 +371,7 @@ class LocalStore:
             self._forget_removed(compactions)
         if not keys or len(found) < len(keys):
             return None
-        runs: list[tuple[int, int, int]] = []
+        runs: list[_Run] = []
         segment = start = total = 0
         for other, offset, length, _ in ENTRY.iter_unpack(b"".join([entry for _, entry in found])):
             if other & REFERENCE:
@@ -402,9 +393,8 @@ class LocalStore:
                 self._maps.drop(number)
         self._compactions = compactions
 
-    def _check_moved(self, segment: int, before: bytes | None, now: bytes, error: OSError) -> None:
-        """Raise Corrupt if a block's segment is missing though the index has led there twice."""
-        if before == now:
-            raise Corrupt(
-                f"the segment {self._context.segments.path(segment)} is missing, but blocks lie in it"
-            ) from error
+
+def _check_moved(before: object, now: object, error: FileNotFoundError) -> None:
+    """Raise Corrupt if a block's segment is missing though the index has led there twice."""
+    if before == now:
+        raise Corrupt(f"the segment {error.filename} is missing, but blocks lie in it") from error

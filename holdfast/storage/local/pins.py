@@ -12,6 +12,7 @@ from holdfast.errors import InvalidInput, NotFound
 from holdfast.storage.block_store import Pin, VerifyingStore
 from holdfast.storage.cid import Cid
 from holdfast.storage.formats.dag import reachable
+from holdfast.storage.local.packed_keys import PackedKeys
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -64,12 +65,13 @@ class Pins:
         with self._local.transaction() as txn:
             before = txn.get(_TABLE, key)
         recursive = recursive or (before is not None and before[:1] == _RECURSIVE)
-        wanted = list(reachable(self._get, cid, recursive=recursive))
+        wanted = PackedKeys(below.multihash for below in reachable(self._get, cid, recursive=recursive))
         with self._local.transaction(write=True) as txn:
             # Their times are new from now on: a collector that has marked already will not sweep them.
-            gone = txn.renew(below.multihash for below in wanted)
+            gone = txn.renew(wanted)
             if gone:
-                missing = next(below for below in wanted if below.multihash == gone[0])
+                below = reachable(self._get, cid, recursive=recursive)
+                missing = next((block for block in below if block.multihash == gone[0]), gone[0].hex())
                 raise NotFound(
                     f"{cid} can't be pinned: {len(gone)} of its blocks are not in this store, such as {missing}; "
                     "fetch it first"

@@ -16,6 +16,7 @@ from holdfast.storage.block_store import MAX_BLOCK_BYTES
 from holdfast.storage.cid import IDENTITY, RAW, Buffer, Cid
 from holdfast.storage.local.index_changes import RENEW_AFTER_S, Change
 from holdfast.storage.local.index_rows import EMPTY_PLACE, ENTRY, EPOCH, PLACE, REFERENCE
+from holdfast.storage.local.packed_keys import PackedKeys
 from holdfast.storage.local.quota import NoRoom, Quota
 from holdfast.storage.local.references import FileRange, FileTable
 from holdfast.storage.local.segments import Segments, SegmentWriter, lock_file
@@ -39,7 +40,7 @@ HOLD_S = 3600
 """While an add lets a collector work for it, what it skipped has a time that lies so far ahead."""
 COLLECTOR_WAIT_S = 600.0
 _SESSION_BYTES = 16
-_DROP_AT_ONCE = 10_000
+_CALL_BYTES = 4
 
 _active = threading.local()
 """The calls that this thread is in, innermost last: a source of blocks may itself store blocks."""
@@ -76,10 +77,14 @@ class Writing:
         self._recent: set[bytes] = set()
         self._writers: list[SegmentWriter] = []
         self._after_node = False
-        self._gathers = False
+        self._gathered: PackedKeys | None = None
         self._files = FileTable()
         self._new_bytes = 0
-        self._wanted: set[bytes] = set()  # of what is staged; the rest is another version's of the same work
+        self._call = os.urandom(_CALL_BYTES)
+        self._staged_keys = PackedKeys()
+        self._wanted: set[bytes] = (
+            set()
+        )  # of what another call has staged; the rest is another version's of the same work
         self._cutoff_s = 0
         self._held = False
         self._session = hashlib.sha256(resume).digest()[:_SESSION_BYTES] if resume is not None else None
@@ -110,8 +115,9 @@ class Writing:
                 self._undo(keep_staged=not isinstance(error, Exception))
                 raise
             for call in calls:
-                if call._gathers:  # noqa: SLF001
-                    call._recent.update(self._places, self._aged, self._recent, self._wanted)  # noqa: SLF001
+                if call._gathered is not None:  # noqa: SLF001
+                    for keys in (self._places, self._staged_keys, self._wanted, self._skipped()):
+                        call._gathered.extend(keys)  # noqa: SLF001
         finally:
             calls.remove(self)
             for writer in self._writers:
@@ -126,7 +132,7 @@ class Writing:
 
         It builds on what those put or skip: a collector waits for it, or has it renew all of that before it moves on.
         """
-        self._gathers = True
+        self._gathered = PackedKeys()
         calls = _calls(self._index.folder)
         calls.append(self)
         try:
@@ -295,23 +301,32 @@ class Writing:
         self._membership = None
         try:
             self._enter()
-            if self._aged or self._recent:
-                self._renew_skipped()
+            self._renew_skipped()
         finally:
             if old is not None:
                 old.leave()
 
     def _hold(self) -> None:
-        if self._aged or self._recent:
-            self._renew_skipped(until_s=int(time.time()) + HOLD_S)
+        if self._renew_skipped(until_s=int(time.time()) + HOLD_S):
             self._held = True
         self._leave()
 
-    def _renew_skipped(self, *, until_s: int | None = None) -> None:
-        with self._index.changing() as change:
-            self._renew(change, self._aged | self._recent, until_s=until_s)
+    def _skipped(self) -> Iterator[bytes]:
+        """What this call, and those that it is around, build on without having written it."""
+        yield from self._aged
+        yield from self._recent
+        if self._gathered is not None:
+            yield from self._gathered
 
-    def _renew(self, change: Change, keys: set[bytes], *, until_s: int | None = None) -> None:
+    def _renew_skipped(self, *, until_s: int | None = None) -> bool:
+        """Whether there was anything to renew."""
+        if not (self._aged or self._recent or self._gathered):
+            return False
+        with self._index.changing() as change:
+            self._renew(change, self._skipped(), until_s=until_s)
+        return True
+
+    def _renew(self, change: Change, keys: Iterable[bytes], *, until_s: int | None = None) -> None:
         missing = change.renew(keys, until_s=until_s)
         if missing:
             raise Conflict(
@@ -331,7 +346,7 @@ class Writing:
         if quota is None:
             self._enter_blocks()
             return
-        blocks = len(self._places) + len(self._aged) + len(self._wanted)
+        blocks = len(self._places) + len(self._aged) + len(self._wanted) + len(self._staged_keys)
         try:
             with quota.committing(self._writers, blocks=blocks):
                 self._enter_blocks()
@@ -344,25 +359,36 @@ class Writing:
                 raise self._full() from None
 
     def _enter_blocks(self) -> None:
+        """Make it all visible: first, in several transactions, what is staged, and last what the caller waits for."""
+        self._new_bytes = 0
+        while self._staged and self._session is not None:
+            self._staged = self._enter_some_staged(self._session)
         with self._index.changing() as change:
-            places = self._places
-            if self._staged and self._session is not None:
-                staged = change.unstage(self._session)
-                places = {**{key: place for key, place in staged.items() if key in self._wanted}, **places}
             for writer in self._writers:
                 change.set_end(writer.number, writer.end)
-            self._new_bytes = sum(place[2] for place in PLACE.iter_unpack(b"".join(places.values())))
-            change.put(self._files.settle(change, places), replace=self._replace)
+            self._put(change, self._files.settle(change, self._places))
             # What is young enough without renewal may yet be older than the cut-off of a collector at work.
             doubtful = self._held or change.totals.cutoff_s
-            self._renew(change, self._aged | self._recent if doubtful else self._aged)
+            self._renew(change, self._skipped() if doubtful else self._aged)
+
+    def _enter_some_staged(self, session: bytes) -> bool:
+        """Whether there may be more."""
+        with self._index.changing() as change:
+            rows = change.unstage(session)
+            wanted = (key for key, (_, call) in rows.items() if call == self._call or key in self._wanted)
+            self._put(change, {key: rows[key][0] for key in wanted})
+        return bool(rows)
+
+    def _put(self, change: Change, places: dict[bytes, bytes]) -> None:
+        self._new_bytes += sum(place[2] for place in PLACE.iter_unpack(b"".join(places.values())))
+        change.put(places, replace=self._replace)
 
     def _undo(self, *, keep_staged: bool) -> None:
         """Take back what is not visible yet, as far as the disk lets us; what remains counts as garbage."""
         try:
             if self._staged and self._session is not None and not keep_staged:
+                _drop_session(self._index, self._session)
                 with self._index.changing() as change:
-                    _drop_session(change, self._session)
                     for writer in self._writers:
                         row = change.segment(writer.number)
                         if row.end > writer.start:
@@ -421,9 +447,9 @@ class Writing:
         with self._index.changing() as change:
             for writer in self._writers:
                 change.set_end(writer.number, writer.end)
-            change.stage(self._session, own)
+            change.stage(self._session, self._call, own)
         self._staged = True
-        self._wanted |= own.keys()
+        self._staged_keys.extend(own)
         for key in own:
             del self._places[key]
 
@@ -452,18 +478,22 @@ def drop_stale(context: WritingContext, older_than_s: float) -> int:
         if lock is None:
             continue
         try:
-            with index.changing() as change:
-                dropped += _drop_session(change, session)
+            dropped += _drop_session(index, session)
             path.unlink(missing_ok=True)
         finally:
             os.close(lock)
     return dropped
 
 
-def _drop_session(change: Change, session: bytes) -> int:
-    before = change.totals.staged_bytes
-    change.unstage(session)
-    return before - change.totals.staged_bytes
+def _drop_session(index: Index, session: bytes) -> int:
+    """Let what is staged become garbage; returns the bytes."""
+    dropped, more = 0, True
+    while more:
+        with index.changing() as change:
+            before = change.totals.staged_bytes
+            more = bool(change.unstage(session))
+            dropped += before - change.totals.staged_bytes
+    return dropped
 
 
 def _session_path(folder: Path, session: bytes) -> Path:

@@ -24,6 +24,7 @@ from holdfast.storage.local.collector import Collector
 from holdfast.storage.local.local_store import LocalStore
 from holdfast.storage.local.pins import Pins
 from tests.storage.datasets.example_columns import COLUMNS, ROWS, tensors
+from tests.storage.tiny_disk import tiny_disk
 
 FORMATS = ["parquet", "arrow"]
 GOLDEN = {
@@ -426,23 +427,6 @@ def test_what_is_being_written_is_not_collected_meanwhile(tmp_path):
 
 
 # -------------------------------------------------------------------------------------------- full disks
-
-
-@contextmanager
-def tiny_disk(folder, size):
-    folder.mkdir()
-    mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
-        capture_output=True,
-        check=False,
-        timeout=10,
-    )
-    if mount.returncode:
-        pytest.skip(f"this user can't mount a small disk: {mount.stderr.decode().strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True, timeout=10)
 
 
 def test_a_full_disk_is_said_and_nothing_before_is_lost(tmp_path):

@@ -10,13 +10,12 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from holdfast.storage.cid import RAW, Cid
+from holdfast.storage.cid import Cid
 from holdfast.storage.content import ContentStore
 from holdfast.storage.exchange.fetcher import FetchingStore
 from holdfast.storage.filesystem.content_tree import FileMissing, Remembered
@@ -25,6 +24,7 @@ from holdfast.storage.formats.chunkers import FixedChunker
 from holdfast.storage.formats.unixfs import PROFILES
 from holdfast.storage.local.local_store import LocalStore
 from holdfast.storage.opening import open_store, write_peers
+from tests.storage.filesystem.parquet_files import leaves_of, numbers, parquet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -54,21 +54,6 @@ def fs(tmp_path: Path, peer: Any) -> Iterator[IpfsFileSystem]:
     assert peer.url
     with open_store(tmp_path / "home") as store:
         yield IpfsFileSystem(store=store, skip_instance_cache=True)
-
-
-def parquet(table: pa.Table, **options: Any) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="none", use_dictionary=False, **options)
-    return sink.getvalue()
-
-
-def numbers(rows: int, columns: int) -> pa.Table:
-    generator = np.random.default_rng(7)
-    return pa.table({f"c{i}": generator.integers(0, 1 << 60, rows) for i in range(columns)})
-
-
-def leaves_of(cid: Cid, store: ContentStore) -> list[Cid]:
-    return [each for each, _ in store.walk(cid) if each.codec == RAW]
 
 
 # --------------------------------------------------------------------------------------- what is fetched

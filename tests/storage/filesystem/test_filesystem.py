@@ -39,6 +39,7 @@ from holdfast.storage.formats.dag_pb import PbLink, PbNode, UnixFs, UnixFsType, 
 from holdfast.storage.formats.unixfs import PROFILES
 from holdfast.storage.local.local_store import LocalStore
 from holdfast.storage.opening import open_store, write_peers
+from tests.storage.filesystem.parquet_files import leaves_of, numbers, parquet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -85,21 +86,6 @@ def peer(home: Path, far: ContentStore, start_node: Callable[..., Any]) -> Any:
     node = start_node(far.blocks)
     write_peers(home, [node.url])
     return node
-
-
-def parquet(table: pa.Table, **options: Any) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="none", use_dictionary=False, **options)
-    return sink.getvalue()
-
-
-def numbers(rows: int, columns: int) -> pa.Table:
-    generator = np.random.default_rng(7)
-    return pa.table({f"c{i}": generator.integers(0, 1 << 60, rows) for i in range(columns)})
-
-
-def leaves_of(cid: Cid, store: ContentStore) -> list[Cid]:
-    return [each for each, _ in store.walk(cid) if each.codec == RAW]
 
 
 # ------------------------------------------------------------------------------------------------ who reads

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import lmdb
@@ -21,6 +21,7 @@ from holdfast.storage.content import ContentStore
 from holdfast.storage.local.local_store import LocalStore
 from holdfast.storage.testing import BlockStoreTests, block
 from tests.storage.local.writers import WRITER, check_store, start_writer
+from tests.storage.tiny_disk import tiny_disk
 
 
 class TestLocalStore(BlockStoreTests):
@@ -193,23 +194,6 @@ def test_a_folder_that_is_a_file_is_not_a_store(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OSError, match="file"):
         LocalStore(tmp_path / "file")
-
-
-@contextmanager
-def tiny_disk(folder: Path, size: str):
-    folder.mkdir()
-    mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
-        capture_output=True,
-        check=False,
-        timeout=10,
-    )
-    if mount.returncode:
-        pytest.skip(f"this user can't mount a small disk: {mount.stderr.decode().strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True, timeout=10)
 
 
 def test_a_full_disk_loses_nothing_and_recovers(tmp_path):

@@ -137,3 +137,15 @@ def test_no_command_needs_300_mb_for_a_file_of_a_gibibyte(tmp_path):
     peaks["export"] = peak_bytes(home, "export", cid, "-o", str(car))
     peaks["import"] = peak_bytes(tmp_path / "imported", "import", str(car))
     assert max(peaks.values()) < LIMIT_BYTES, peaks
+
+
+def test_hashing_a_file_keeps_little_of_each_block(tmp_path):
+    blocks = 100_000
+    small, large = tmp_path / "small", tmp_path / "large"
+    small.write_bytes(os.urandom(2 << 10))
+    large.write_bytes(os.urandom(blocks << 10))
+    options = ("--only-hash", "--chunker", "fixed-1024")
+    grown = peak_bytes(tmp_path, "add", str(large), *options) - peak_bytes(
+        tmp_path, "add", str(small), *options
+    )
+    assert grown < 150 * blocks, grown

@@ -24,6 +24,7 @@ from pathlib import Path
 from holdfast.errors import Conflict
 from holdfast.storage.cid import Cid
 from holdfast.storage.local.local_store import LocalStore
+import holdfast.storage.local.index_changes as index_changes
 import holdfast.storage.local.writing as writing
 
 folder, name, seed, segment_bytes = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
@@ -49,6 +50,7 @@ while True:
     batch = [(Cid.of(data), data) for data in [*mine, *shared]]
     dice.shuffle(batch)
     writing.STAGE_S = dice.choice([0, 0, 1e9])
+    index_changes.AT_ONCE = dice.choice([3, 10_000])
     store.put_many(batch, resume=dice.choice([None, b"work", name.encode()]))
     say("kept", *(Cid.of(data) for data in mine))
     gone = {Cid.of(data).multihash for data in shared} | {
@@ -158,8 +160,10 @@ import os, signal, sys
 from pathlib import Path
 from holdfast.storage.local.local_store import LocalStore
 from holdfast.storage.cid import Cid
+import holdfast.storage.local.index_changes as index_changes
 import holdfast.storage.local.writing as writing
 
+index_changes.AT_ONCE = 3  # so that what is staged becomes visible in several steps
 writing.STAGE_S = 0
 store = LocalStore(Path(sys.argv[1]))
 def blocks():

@@ -127,8 +127,7 @@ class _Source:
         return self._at
 
     def read_buffer(self, size: int) -> pa.Buffer:
-        begin, self._at = self._at, self._at + size
-        return pa.py_buffer(self._parts.view(begin, begin + size))
+        return pa.py_buffer(self.read(size))
 
     def read(self, size: int) -> memoryview:
         begin, self._at = self._at, self._at + size
