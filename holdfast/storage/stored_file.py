@@ -49,6 +49,16 @@ class StoredFile:
         self._ends = [*(leaf.offset for leaf in self._leaves[1:]), self.size]
         # No lock: two threads that look the same block up find the same, and either answer may stay.
         self._places: list[_Place | None] = [None] * len(self._leaves)
+        self._memory: tuple[Mapped, memoryview] | None = None
+
+    def map(self) -> bool:
+        """Look up where all of it lies, at once, for those who will read most of it; whether all of it is here."""
+        numbers = range(len(self._leaves))
+        found = self._find(numbers)
+        if found and (first := self._places[0]) is not None:
+            joined = self._joined(numbers, self._places, 0, self.size)
+            self._memory = None if joined is None else (first[0], joined)
+        return found
 
     def cids(self, start: int, end: int) -> list[Cid]:
         """The blocks that hold the bytes from ``start`` to ``end`` (exclusive), in order.
@@ -184,6 +194,14 @@ class LoadedParts:
     def __init__(self, file: StoredFile, places: dict[int, _Place]) -> None:
         self._file = file
         self._places = places
+
+    @property
+    def file_memory(self) -> memoryview | None:
+        """Memory of the whole file, of which nothing may be read but these ranges; None unless it was mapped in one piece."""
+        memory = self._file._memory  # noqa: SLF001 -- two halves of one thing
+        if memory is None or any(piece is not memory[0] for piece, _ in self._places.values()):
+            return None  # what was rotten lies elsewhere now
+        return memory[1]
 
     def view(self, start: int, end: int) -> memoryview:
         """The bytes from ``start`` to ``end``, with no copy where they lie in one piece.

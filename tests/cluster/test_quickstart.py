@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-DIGITS = "bafyreia6e3ece7s5qrh6cm6s2wftjzdj3mvka6mct2tpfo2jehtiyf74fa"
+DIGITS = "bafyreih3phjsi2kgsdi5firhivrsrqx4je7iihl4ogzm2vtkvn2lgas7ku"
 
 
 def scratch() -> set[str]:

@@ -387,7 +387,7 @@ def located(blocks, made):
 
 def test_what_was_brought_near_is_not_fetched_again(tmp_path, blocks, start_node):
     with closing(LocalStore(tmp_path / "other")) as other:
-        made = written(ContentStore(other), numbers(5000), chunk_size=200_000)
+        made = written(ContentStore(other), numbers(100_000), chunk_size=2 << 20)
         node = start_node(VerifyingStore(other, source="the other disk"))
         with closing(FetchingStore(blocks, Fetcher(lambda: [Provider(node.url)]))) as fetching:
             here = open_dataset(ContentStore(fetching), made.cid)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from holdfast.storage.datasets.shards.arrays import no_columns
+from holdfast.storage.datasets.shards.arrays import is_tensor, no_columns
 from holdfast.storage.datasets.shards.parquet_types import from_parquet, leaf_count
 from holdfast.storage.datasets.shards.shard import ColumnStatistics
 from holdfast.storage.datasets.shards.shard_format import CREATED_BY
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ParquetGroups"]
 
-_TAIL_BYTES = 64 << 10  # most footers lie in it
 _MAX_FOOTER_BYTES = 64 << 20
 
 
@@ -36,7 +36,8 @@ class ParquetGroups:
     def __init__(self, file: StoredFile, shard: Shard, schema: pa.Schema) -> None:
         self.file = file
         self._schema = schema
-        self._metadata = _read_metadata(file)
+        last = shard.groups[-1]
+        self._metadata = _read_metadata(file, last.offset + last.size_bytes)
         if self._metadata.created_by != CREATED_BY:
             raise ValueError(f"it was written by {self._metadata.created_by!r}, not as {CREATED_BY!r}")
         found = self._metadata.schema.to_arrow_schema()
@@ -53,6 +54,8 @@ class ParquetGroups:
             )
         self._shard = shard
         self._known_ranges: dict[int, list[tuple[int, int]]] = {}
+        self._plans: dict[tuple[int, ...], _Plan] = {}
+        self._mapped = threading.local()
 
     def _leaf_ranges(self, index: int) -> list[tuple[int, int]]:
         """Where each Parquet column of a group lies."""
@@ -78,15 +81,51 @@ class ParquetGroups:
 
     def read(self, index: int, columns: Sequence[int]) -> pa.RecordBatch:
         """These columns of a group, decoded."""
-        leaves = self._leaves_of(columns)
-        source = pa.PythonFile(_Source(self.file.load(self.ranges(index, columns)), self.file.size), "r")
-        reader = pq.ParquetFile(source, metadata=self._metadata, pre_buffer=False).reader
-        table = reader.read_row_group(index, column_indices=leaves, use_threads=False)
-        fields = [self._schema.field(column) for column in columns]
-        arrays = [from_parquet(_whole(table.column(field.name)), field.type) for field in fields]
-        if not fields:
+        plan = self._plans.get(tuple(columns))
+        if plan is None:
+            plan = self._plans[tuple(columns)] = self._plan(columns)
+        loaded = self.file.load([self._leaf_ranges(index)[leaf] for leaf in plan.leaves])
+        memory = loaded.file_memory
+        reader = (
+            self._reader(_Source(loaded, self.file.size)) if memory is None else self._kept_reader(memory)
+        )
+        table = reader.read_row_group(index, column_indices=plan.leaves, use_threads=False)
+        if not columns:
             return no_columns(self._metadata.row_group(index).num_rows)
-        return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+        batches = table.to_batches()
+        found = batches[0].columns if len(batches) == 1 else [_whole(column) for column in table.columns]
+        arrays = [
+            found[at] if as_it_is else from_parquet(found[at], kind) for at, kind, as_it_is in plan.columns
+        ]
+        return pa.RecordBatch.from_arrays(arrays, schema=plan.schema)
+
+    def _plan(self, columns: Sequence[int]) -> _Plan:
+        fields = [self._schema.field(column) for column in columns]
+        stored = self._metadata.schema.to_arrow_schema()
+        place = {column: at for at, column in enumerate(sorted(set(columns)))}
+        return _Plan(
+            self._leaves_of(columns),
+            [
+                (
+                    place[column],
+                    field.type,
+                    not is_tensor(field.type) and stored.field(column).type == field.type,
+                )
+                for column, field in zip(columns, fields, strict=True)
+            ],
+            pa.schema(fields),
+        )
+
+    def _reader(self, source: _Source | pa.BufferReader) -> Any:
+        opened = pa.PythonFile(source, "r") if isinstance(source, _Source) else source
+        return pq.ParquetFile(opened, metadata=self._metadata, pre_buffer=False).reader
+
+    def _kept_reader(self, memory: memoryview) -> Any:
+        """This thread's reader of the file where it lies: no reading then waits for other threads' Python."""
+        kept: tuple[memoryview, Any] | None = getattr(self._mapped, "reader", None)
+        if kept is None or kept[0] is not memory:
+            kept = self._mapped.reader = memory, self._reader(pa.BufferReader(memory))
+        return kept[1]
 
     def ranges(self, index: int, columns: Sequence[int]) -> list[tuple[int, int]]:
         """Where these columns of a group lie in the file."""
@@ -107,6 +146,16 @@ class ParquetGroups:
 
     def _leaves_of(self, columns: Sequence[int]) -> list[int]:
         return sorted({leaf for column in columns for leaf in self._leaves[column]})
+
+
+class _Plan(NamedTuple):
+    """How some columns are read."""
+
+    leaves: list[int]
+    """Parquet's columns."""
+    columns: list[tuple[int, pa.DataType, bool]]
+    """For each, where it stands among those read, its logical type, and whether it has it as it is read."""
+    schema: pa.Schema
 
 
 class _Source:
@@ -137,8 +186,9 @@ class _Source:
         """Nothing is open."""
 
 
-def _read_metadata(file: StoredFile) -> Any:
-    file.near([(max(0, file.size - _TAIL_BYTES), file.size)])
+def _read_metadata(file: StoredFile, start: int) -> Any:
+    """The footer, which should begin at ``start``: then it is fetched at once, with nothing else."""
+    file.near([(min(start, file.size), file.size)])
     tail = bytes(file.view(max(0, file.size - 8), file.size))
     length = int.from_bytes(tail[:4], "little")
     if tail[4:] != b"PAR1" or length > min(file.size - 12, _MAX_FOOTER_BYTES):

@@ -2,12 +2,12 @@
 
 ``parquet-v2``: Parquet 2.6, PLAIN, no compression, no dictionaries, data pages of version 1 that end behind a batch of 1024
 values once they have 1 MiB, statistics of plain columns without fractions, no Arrow schema, no page index, this format's
-name as the writer's. Stored in blocks that end where column chunks do, and where FastCDC says so (64 KiB, 256 KiB, 1 MiB); the
-first one has what is in front of it.
+name as the writer's.
 
 ``arrow-v2``: an Arrow IPC file of version 5, no compression, one record batch a row group, every buffer without an offset
-and with zeros under nulls. Stored in blocks of 1 MiB from the beginning of each batch on; the first one has what is in
-front of it.
+and with zeros under nulls.
+
+:mod:`~holdfast.storage.datasets.shards.shard_blocks` says where their blocks end.
 
 What versions of pyarrow from 22 on write differently is not used: their content-defined pages (whose cuts in a row group
 depend on the groups before it in some), statistics of lists (which count nulls in two ways) and of floats (where all are
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import inspect
 import io
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import pyarrow as pa
@@ -29,13 +29,12 @@ from holdfast.storage.cid import read_varint, write_varint
 from holdfast.storage.datasets.shards.arrays import cleared
 from holdfast.storage.datasets.shards.parquet_types import parquet_schema, to_parquet
 from holdfast.storage.datasets.shards.shard import RowGroup
+from holdfast.storage.datasets.shards.shard_blocks import ArrowShardChunker, ParquetShardChunker
 from holdfast.storage.datasets.shards.statistics import is_comparable
-from holdfast.storage.formats.chunkers import Chunker, chunker_named
 from holdfast.storage.formats.unixfs import PROFILES, Profile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from holdfast.storage.formats.chunkers import Chunker
 __all__ = [
     "ARROW",
     "CREATED_BY",
@@ -52,7 +51,7 @@ PARQUET, ARROW = "parquet-v2", "arrow-v2"
 FORMATS = {"parquet": PARQUET, "arrow": ARROW}
 """What callers say, and what manifests do."""
 
-_CHUNKERS = {PARQUET: "parquet-fastcdc2020-64KiB-256KiB-1MiB", ARROW: "arrow-1MiB"}
+_CHUNKERS: dict[str, Chunker] = {PARQUET: ParquetShardChunker(), ARROW: ArrowShardChunker()}
 _PARQUET_OPTIONS: dict[str, Any] = {
     "version": "2.6",
     "data_page_version": "1.0",
@@ -68,7 +67,6 @@ _PARQUET_OPTIONS: dict[str, Any] = {
 if "max_rows_per_page" in inspect.signature(pq.ParquetWriter).parameters:
     # Without it, later versions of pyarrow also end pages after 20,000 rows, as the earlier ones do not.
     _PARQUET_OPTIONS["max_rows_per_page"] = (1 << 31) - 1
-_HEAD_BYTES = 64 << 10
 CREATED_BY = "holdfast parquet-v2"
 
 
@@ -86,38 +84,7 @@ def stored_format(name: str) -> str:
 
 def shard_profile(stored: str, hash: str = "sha2-256") -> Profile:  # noqa: A002 -- the name that everybody knows it by
     """How a shard's bytes become blocks; the same in every store that has this hash, so that it has one CID there."""
-    chunker = _WithHead(chunker_named(_CHUNKERS[stored]))
-    return replace(PROFILES["unixfs-v1-2025"], chunker=chunker, hash=hash)
-
-
-@dataclass(frozen=True, slots=True)
-class _WithHead:
-    """Cuts as another chunker does, and joins the few bytes that a file begins with to the block behind them.
-
-    They are the same in many shards, so the store would keep them once, and no shard but the first would lie in one piece.
-    """
-
-    inner: Chunker
-
-    @property
-    def name(self) -> str:
-        """That of the other one."""
-        return self.inner.name
-
-    @property
-    def max_chunk_bytes(self) -> int:
-        """Of a first block with its head."""
-        return self.inner.max_chunk_bytes + _HEAD_BYTES
-
-    def chunks(self, stream: BinaryIO) -> Iterator[bytes]:
-        """Yield the pieces; see :class:`~holdfast.storage.formats.chunkers.Chunker`."""
-        pieces = iter(self.inner.chunks(stream))
-        head = next(pieces, b"")
-        if len(head) < _HEAD_BYTES:
-            head = b"".join((head, next(pieces, b"")))
-        if head:
-            yield head
-        yield from pieces
+    return replace(PROFILES["unixfs-v1-2025"], chunker=_CHUNKERS[stored], hash=hash)
 
 
 def ipc_schema(schema: pa.Schema) -> pa.Schema:

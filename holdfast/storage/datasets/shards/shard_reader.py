@@ -42,6 +42,12 @@ class ShardReader:
         self._parquet = format == PARQUET
         self._lock = threading.Lock()
         self._groups: _Groups | None = None
+        self._is_here = False
+
+    @property
+    def is_here(self) -> bool:
+        """Whether all of the shard was on this node when it was first read."""
+        return self._is_here
 
     def read_group(self, index: int, columns: Sequence[str] | None = None) -> pa.RecordBatch:
         """One row group, with logical types; ``columns`` in the order in which they are named, None for all.
@@ -135,6 +141,7 @@ class ShardReader:
                     raise ValueError(
                         f"it has {file.size} bytes where the manifest states {self.shard.size_bytes}"
                     )
+                self._is_here = file.map()
                 kind = ParquetGroups if self._parquet else ArrowGroups
                 self._groups = kind(file, self.shard, self.schema)
             return self._groups

@@ -42,6 +42,11 @@ class GroupReader(Protocol):
         """Fetch what of a row group is not here; how many bytes that were."""
         ...
 
+    @property
+    def is_here(self) -> bool:
+        """Whether all of the shard was on this node when it was opened, so that nothing needs to be fetched."""
+        ...
+
 
 class GroupSource(Protocol):
     """Where row groups come from."""
@@ -53,6 +58,10 @@ class GroupSource(Protocol):
 
     def reader(self, shard: int) -> GroupReader:
         """What reads a shard; the same one again for as long as it is in use."""
+        ...
+
+    def is_here(self, shard: int) -> bool:
+        """Whether a shard is known to be on this node; it was opened, then."""
         ...
 
     def name(self, shard: int, index: int) -> str:
@@ -233,6 +242,7 @@ class Engine:
             self._work.notify_all()
             self._fetch.notify_all()
             return
+        self._pass_over_what_is_here()
         if self._chunk_is_due() or self._load_is_due():
             self._work.notify()
         if self._fetch_is_due():
@@ -268,8 +278,18 @@ class Engine:
         ahead = load - self._next_load
         return ahead <= 0 or (
             self._fetched_bytes + self._group_bytes(load) <= self._limits.disk_bytes
-            and (ahead < _FETCH_LOADS or bool(schedule.load_first[load] < self._horizon))
+            and (ahead < _FETCH_LOADS or schedule.load_first.item(load) < self._horizon)
         )
+
+    def _pass_over_what_is_here(self) -> None:
+        while (
+            self._source.fetches
+            and self._next_fetch < min(self._schedule.loads, self._next_load + _FETCH_LOADS)
+            and self._source.is_here(self._place(self._next_fetch)[0])
+        ):
+            self._fetched[self._next_fetch] = 0
+            self._fetched_bytes += self._group_bytes(self._next_fetch)
+            self._next_fetch += 1
 
     def _load_to_fetch(self) -> int | None:
         if not self._fetch_is_due():
@@ -289,7 +309,7 @@ class Engine:
         due = self._due()
         if self._used + self._cost(load) > self._room:
             return load < due and not self._loading and not self._assembling
-        return load - due < 2 * self._limits.threads or bool(schedule.load_first[load] < self._horizon)
+        return load - due < 2 * self._limits.threads or schedule.load_first.item(load) < self._horizon
 
     def _due(self) -> int:
         """Before which load all are needed for the next chunk."""

@@ -110,11 +110,12 @@ class Columns:
         ]
         blocks: list[Array] = []
         if isinstance(selection, slice) and selection.step == 1:
-            end = selection.start + count
-            columns = [
-                column[selection.start : end] if early else column.slice(selection.start, count)
-                for column, early in zip(columns, self._early, strict=True)
-            ]
+            if count < group.num_rows:
+                end = selection.start + count
+                columns = [
+                    column[selection.start : end] if early else column.slice(selection.start, count)
+                    for column, early in zip(columns, self._early, strict=True)
+                ]
         else:
             blocks = self._pick(columns, selection, group.num_rows, count)
         return Entry(tuple(columns), tuple(blocks), first, stride, count, _nbytes(columns))

@@ -82,6 +82,11 @@ class DatasetGroups:
                 opened.reader = self.dataset.open_shard(self._shards[shard])
             return opened.reader
 
+    def is_here(self, shard: int) -> bool:
+        """Whether a shard is known to be on this node; it was opened, then."""
+        opened = self._readers.get(shard)
+        return opened is not None and opened.reader is not None and opened.reader.is_here
+
     def name(self, shard: int, index: int) -> str:
         """A row group, for messages."""
         return f"row group {index} of shard {self._shards[shard].cid} (split {self.split!r} of dataset {self.dataset.cid})"

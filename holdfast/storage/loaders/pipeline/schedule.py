@@ -165,6 +165,7 @@ class Schedule:
         self._load_ends = np.cumsum(np.bincount(of_leader, minlength=len(leaders)))
         self.load_first: Integers = self.shares.first[leaders]
         """The first row that each load is needed for."""
+        self._loads_for: Integers = np.searchsorted(self.load_first, self.edges[1:], "left")
         self.load_group: Integers = self.entry_group[leaders]
 
     @property
@@ -180,7 +181,7 @@ class Schedule:
 
     def loads_for(self, chunk: int) -> int:
         """How many loads, from the first one, must be done before a chunk can be made."""
-        return int(np.searchsorted(self.load_first, self.edges[chunk + 1], "left"))
+        return int(self._loads_for.item(chunk))
 
     def last_row(self, entry: int) -> int:
         """The number of the last row of an entry."""
