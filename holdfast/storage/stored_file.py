@@ -68,21 +68,27 @@ class StoredFile:
         """
         return [leaf.cid for leaf in self._leaves[slice(*self._bounds(start, end))] if leaf.data is None]
 
-    def near(self, ranges: Iterable[tuple[int, int]]) -> int:
-        """Fetch what of these ranges is not on this node, several blocks at once; how many bytes that were.
+    def missing(self, ranges: Iterable[tuple[int, int]]) -> dict[Cid, int]:
+        """The blocks of these ranges that are not on this node, with their sizes."""
+        numbers = self._touched(ranges)
+        if self._find(numbers):
+            return {}
+        blocks = self._store.blocks
+        return {
+            self._leaves[i].cid: self._ends[i] - self._leaves[i].offset
+            for i in numbers
+            if self._leaves[i].data is None and not blocks.has(self._leaves[i].cid)
+        }
+
+    def near(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Fetch what of these ranges is not on this node, several blocks at once.
 
         Raises:
             NotFound: Nobody has one of the blocks; what did come is kept.
             Corrupt: Somebody sent wrong bytes, and nobody the right ones.
             Unavailable: Somebody who might have it does not answer.
         """
-        numbers = self._touched(ranges)
-        if self._find(numbers):
-            return 0
-        blocks = self._store.blocks
-        missing = [i for i in numbers if self._leaves[i].data is None and not blocks.has(self._leaves[i].cid)]
-        bring_near(blocks, [self._leaves[i].cid for i in missing], self.cid)
-        return sum(self._ends[i] - self._leaves[i].offset for i in missing)
+        bring_near(self._store.blocks, list(self.missing(ranges)), self.cid)
 
     def view(self, start: int, end: int) -> memoryview:
         """The bytes from ``start`` to ``end`` (exclusive), verified.

@@ -138,8 +138,10 @@ class TestFromAPeer:
         cid = far.add_bytes(content)
         file = StoredFile(here, cid)
         assert node.asked == [str(cid)]
-        assert file.near([(5 * KIB, 7 * KIB), (6 * KIB, 6 * KIB + 1)]) == 2 * KIB
-        assert file.near([(5 * KIB, 7 * KIB)]) == 0
+        wanted = [(5 * KIB, 7 * KIB), (6 * KIB, 6 * KIB + 1)]
+        assert sum(file.missing(wanted).values()) == 2 * KIB
+        file.near(wanted)
+        assert file.missing([(5 * KIB, 7 * KIB)]) == {}
         loaded = file.load([(5 * KIB, 6 * KIB), (9 * KIB + 1, 9 * KIB + 3)])
         assert loaded.view(5 * KIB, 6 * KIB) == content[5 * KIB : 6 * KIB]
         assert loaded.view(9 * KIB + 1, 9 * KIB + 3) == content[9 * KIB + 1 : 9 * KIB + 3]

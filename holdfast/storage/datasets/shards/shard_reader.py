@@ -15,8 +15,9 @@ from holdfast.storage.datasets.shards.shard_format import PARQUET
 from holdfast.storage.stored_file import StoredFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
+    from holdfast.storage.cid import Cid
     from holdfast.storage.content import ContentStore
     from holdfast.storage.datasets.shards.shard import ColumnStatistics, RowGroup, Shard
 
@@ -70,32 +71,18 @@ class ShardReader:
             )  # offsets of anybody's making would lead out of the buffers, text be none
         return batch
 
-    def near(
-        self,
-        index: int,
-        columns: Sequence[str] | None = None,
-        progress: Callable[[int], object] | None = None,
-    ) -> int:
-        """Fetch what of a row group is not on this node, several blocks at once; how many bytes that were.
-
-        Args:
-            index: Of the group.
-            columns: Only these; None for all.
-            progress: Told how many bytes were fetched.
+    def missing(self, index: int, columns: Sequence[str] | None = None) -> dict[Cid, int]:
+        """The blocks of some columns of a row group that are not on this node, with their sizes.
 
         Raises:
-            NotFound: Nobody has one of the blocks.
-            Unavailable: Somebody who might have it does not answer.
+            NotFound: What says which they are is missing, and nobody has it.
             Corrupt: As :meth:`read_group` does.
         """
         self._group(index)
         wanted = self._wanted(columns)
         with self._as_corrupt():
             groups = self._opened()
-            fetched = groups.file.near(groups.ranges(index, wanted))
-        if progress is not None and fetched:
-            progress(fetched)
-        return fetched
+            return groups.file.missing(groups.ranges(index, wanted))
 
     def size_bytes(self, index: int, columns: Sequence[str] | None = None) -> int:
         """How many bytes of the shard's file some columns of a row group take.

@@ -26,8 +26,11 @@ __all__ = ["Engine", "GroupReader", "GroupSource"]
 
 _JOIN_S = 5.0
 _LOOK_S = 2.0
-_FETCHERS = 4
-_FETCH_LOADS = 8
+_FETCHERS = 2
+"""One fetches while what the other one got is made durable."""
+_FETCH_AT_ONCE = 8
+"""For how many loads a fetch may be, after the first ones: each ends with a sync of the disk."""
+_FETCH_LOADS = 32
 """How many loads ahead of the reading one are fetched at least, if the disk bound allows it."""
 
 
@@ -36,15 +39,6 @@ class GroupReader(Protocol):
 
     def read_group(self, index: int, columns: Sequence[str] | None = None) -> pa.RecordBatch:
         """One row group, verified."""
-        ...
-
-    def near(self, index: int, columns: Sequence[str] | None = None) -> int:
-        """Fetch what of a row group is not here; how many bytes that were."""
-        ...
-
-    @property
-    def is_here(self) -> bool:
-        """Whether all of the shard was on this node when it was opened, so that nothing needs to be fetched."""
         ...
 
 
@@ -62,6 +56,10 @@ class GroupSource(Protocol):
 
     def is_here(self, shard: int) -> bool:
         """Whether a shard is known to be on this node; it was opened, then."""
+        ...
+
+    def near(self, places: Sequence[tuple[int, int]]) -> list[int]:
+        """Fetch what is not here of some row groups, each given by its shard and its number; how many bytes each got."""
         ...
 
     def name(self, shard: int, index: int) -> str:
@@ -216,22 +214,28 @@ class Engine:
     def _bring(self) -> None:
         while True:
             with self._lock:
-                while not self._stopped and (load := self._load_to_fetch()) is None:
+                while not self._stopped and not (loads := self._loads_to_fetch()):
                     self._fetch.wait()
-                if self._stopped or load is None:
+                if self._stopped:
                     return
                 self._wake()
             began = time.perf_counter()
-            came = 0
             try:
-                shard, index = self._place(load)
-                came = self._source.reader(shard).near(index, self._source.columns)
-            except BaseException as error:  # noqa: BLE001 -- the consumer gets it, whatever it is
-                self._fail(load, error)
-            self._counters.add(fetch_s=time.perf_counter() - began, bytes_from_peers=came)
+                came = self._source.near([self._place(load) for load in loads])
+            except BaseException:  # noqa: BLE001 -- the consumer gets it, whatever it is
+                came = [self._bring_one(load) for load in loads]  # to know which one it is of
+            self._counters.add(fetch_s=time.perf_counter() - began, bytes_from_peers=sum(came))
             with self._lock:
-                self._fetched[load] = came
+                self._fetched.update(zip(loads, came, strict=True))
                 self._wake()
+
+    def _bring_one(self, load: int) -> int:
+        try:
+            if not self._stopped and not self._failed_before(load):
+                return sum(self._source.near([self._place(load)]))
+        except BaseException as error:  # noqa: BLE001 -- as above
+            self._fail(load, error)
+        return 0
 
     def _wake(self) -> None:
         """Wake one thread of each kind if there is something for it to do; with the lock held.
@@ -291,14 +295,17 @@ class Engine:
             self._fetched_bytes += self._group_bytes(self._next_fetch)
             self._next_fetch += 1
 
-    def _load_to_fetch(self) -> int | None:
-        if not self._fetch_is_due():
-            return None
-        load = self._next_fetch
-        self._next_fetch += 1
-        self._fetched_bytes += self._group_bytes(load)
-        self._counters.peak(peak_ahead_bytes=self._fetched_bytes)
-        return load
+    def _loads_to_fetch(self) -> list[int]:
+        loads: list[int] = []
+        most = min(
+            _FETCH_AT_ONCE, 1 + self._next_fetch // _FETCHERS
+        )  # few at first, since they are waited for
+        while len(loads) < most and self._fetch_is_due():
+            loads.append(self._next_fetch)
+            self._fetched_bytes += self._group_bytes(self._next_fetch)
+            self._next_fetch += 1
+            self._counters.peak(peak_ahead_bytes=self._fetched_bytes)
+        return loads
 
     def _load_is_due(self) -> bool:
         load, schedule = self._next_load, self._schedule

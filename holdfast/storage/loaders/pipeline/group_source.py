@@ -10,15 +10,16 @@ import numpy as np
 import pyarrow as pa
 
 from holdfast.errors import InvalidInput
-from holdfast.storage.block_store import SupportsPrefetch
+from holdfast.storage.block_store import SupportsPrefetch, bring_near
 from holdfast.storage.loaders.collation import is_fixed, row_bytes
 from holdfast.storage.loaders.pipeline.schedule import Groups
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from holdfast.storage.cid import Cid
     from holdfast.storage.datasets.dataset import Dataset
-    from holdfast.storage.loaders.pipeline.engine import GroupReader
+    from holdfast.storage.datasets.shards.shard_reader import ShardReader
 
 __all__ = ["DatasetGroups"]
 
@@ -70,7 +71,7 @@ class DatasetGroups:
                     f"dataset {self.dataset.cid}: fill or drop them first, or leave the column out"
                 )
 
-    def reader(self, shard: int) -> GroupReader:
+    def reader(self, shard: int) -> ShardReader:
         """What reads a shard; opened once, and kept while it is in use."""
         with self._lock:
             opened = self._readers.setdefault(shard, _Opened())
@@ -86,6 +87,17 @@ class DatasetGroups:
         """Whether a shard is known to be on this node; it was opened, then."""
         opened = self._readers.get(shard)
         return opened is not None and opened.reader is not None and opened.reader.is_here
+
+    def near(self, places: Sequence[tuple[int, int]]) -> list[int]:
+        """Fetch what is not here of some row groups, all at once; how many bytes each got."""
+        asked: dict[Cid, int] = {}  # in the order of need
+        came = []
+        for shard, index in places:
+            missing = self.reader(shard).missing(index, self.columns)
+            came.append(sum(size for cid, size in missing.items() if cid not in asked))
+            asked.update(missing)
+        bring_near(self.dataset.store.blocks, list(asked), self.dataset.cid)
+        return came
 
     def name(self, shard: int, index: int) -> str:
         """A row group, for messages."""
@@ -113,7 +125,7 @@ class _Opened:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.reader: GroupReader | None = None
+        self.reader: ShardReader | None = None
 
 
 def _chosen(dataset: Dataset, columns: Sequence[str] | None) -> pa.Schema:
