@@ -461,10 +461,17 @@ class ContentStore:
         if self.pins is not None:
             self.pins.hold(label, cid, recursive=recursive)
 
+    def used(self, cid: Cid) -> None:
+        """Note that content is read now, for readers that go past :meth:`stream` and its like.
+
+        A full store lets go of what was used longest ago.
+        """
+        if self.pins is not None:
+            self.pins.used(cid)
+
     def _near(self, root: Cid) -> Callable[[list[Cid]], None]:
         """Notes that ``root`` is used, and gives what brings blocks of it near before they are read one by one."""
-        if self.pins is not None:
-            self.pins.used(root)
+        self.used(root)
         blocks = self.blocks
         if not isinstance(blocks, SupportsPrefetch):
             return lambda _: None

@@ -108,6 +108,7 @@ class StoredFile:
             Corrupt: As above.
             InvalidInput: As above.
         """
+        self._store.used(self.cid)
         numbers = self._touched(ranges)
         if not self._find(numbers):
             self.near(ranges)

@@ -97,6 +97,7 @@ class Dataset:
 
     def open_shard(self, shard: Shard) -> ShardReader:
         """What reads the row groups of a shard; nothing is read yet."""
+        self.store.used(self.cid)
         return ShardReader(self.store, shard, self.schema, format=self.format)
 
     def read_shard(self, shard: Shard, columns: Sequence[str] | None = None) -> pa.Table:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from holdfast.errors import InvalidInput
+from holdfast.storage.datasets.batch_sizes import bounded
 from holdfast.storage.datasets.shards.arrays import fixed_width, is_tensor, with_children
 
 if TYPE_CHECKING:
@@ -172,11 +173,12 @@ def logical_batch(batch: pa.RecordBatch | pa.Table, schema: pa.Schema) -> list[p
     _same_columns(batch.schema, schema)
     if isinstance(batch, pa.Table):
         return [done for piece in batch.to_batches() for done in logical_batch(piece, schema)]
-    if batch.nbytes > _CAST_BYTES and batch.num_rows > 1:
-        half = batch.num_rows // 2
-        return logical_batch(batch.slice(0, half), schema) + logical_batch(batch.slice(half), schema)
-    columns = [_converted(batch.column(field.name), field) for field in schema]
-    return [pa.RecordBatch.from_arrays(columns, schema=schema)]
+    return [
+        pa.RecordBatch.from_arrays(
+            [_converted(piece.column(field.name), field) for field in schema], schema=schema
+        )
+        for piece in (bounded(batch, _CAST_BYTES) if batch.num_rows else (batch,))
+    ]
 
 
 def _same_columns(given: pa.Schema, schema: pa.Schema) -> None:

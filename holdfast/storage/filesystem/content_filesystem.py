@@ -183,8 +183,8 @@ class ContentFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
 
         def work(store: ContentStore) -> tuple[Node, int]:
             node, size = self._tree.file(store, path)
-            if store.pins is not None and node.cid is not None:
-                store.pins.used(node.cid)  # a full store lets go of what was used longest ago
+            if node.cid is not None:
+                store.used(node.cid)
             return node, size
 
         node, size = self.reading(work)

@@ -426,6 +426,17 @@ def test_what_is_being_written_is_not_collected_meanwhile(tmp_path):
         assert made.to_arrow().equals(table)
 
 
+def test_reading_a_dataset_counts_as_using_it(tmp_path):
+    with closing(LocalStore(tmp_path, max_bytes=256 << 20)) as local:
+        made = store_dataset(ContentStore(local), {"x": np.arange(1000)})
+        (shard,) = made.shards("train")
+        seen = Pins(local)
+        assert seen.last_uses() == {}
+        read = open_dataset(ContentStore(local, pins=seen), made.cid)
+        assert len(read.to_arrow()) == 1000
+        assert {made.cid, shard.cid} <= set(seen.last_uses())
+
+
 # -------------------------------------------------------------------------------------------- full disks
 
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.dataset as pds
 
 from holdfast.errors import InvalidInput
+from holdfast.storage.datasets.batch_sizes import size_of
 from holdfast.storage.datasets.sources.source import BatchSource, reworded
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def open_arrow(data: Any) -> BatchSource:
             read=table.to_batches,
             what=what,
             rows=table.num_rows,
-            size_bytes=table.nbytes,
+            size_bytes=size_of(table),
         )
     if isinstance(data, pa.RecordBatchReader):
         return BatchSource(schema=data.schema, read=lambda: reworded(data, what=what), what=what, once=True)

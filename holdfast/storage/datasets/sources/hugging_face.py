@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from holdfast.errors import Denied, InvalidInput, NotFound, Unsupported
+from holdfast.storage.datasets.batch_sizes import size_of
 from holdfast.storage.datasets.sources.rows import open_rows
 from holdfast.storage.datasets.sources.source import IMAGE, MEDIA, BatchSource, rows_a_batch
 from holdfast.storage.datasets.sources.values import tensors
@@ -63,7 +64,7 @@ def open_dataset(data: Any) -> BatchSource:
     step = _STREAMED_ROWS
     if hasattr(data, "__len__"):
         rows, table = len(data), data.data
-        average = table.nbytes // max(1, table.num_rows)
+        average = size_of(table) // max(1, table.num_rows)
         size_bytes = average * rows
         step = min(rows_a_batch(rows, size_bytes), 16384)
         if media and average < _LINKED_BYTES:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 
 from holdfast.errors import InvalidInput
+from holdfast.storage.datasets.batch_sizes import bounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +19,6 @@ __all__ = [
     "MEDIA",
     "BatchSource",
     "Source",
-    "bounded",
     "check_columns",
     "in_words",
     "reworded",
@@ -109,19 +109,7 @@ class BatchSource:
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         for batch in self.read():
-            yield from bounded(batch)
-
-
-def bounded(batch: pa.RecordBatch, limit: int = BATCH_BYTES) -> Iterator[pa.RecordBatch]:
-    """The batch in slices of at most ``limit`` bytes or one row; no bytes are copied, and empty ones are left out."""
-    if not batch.num_rows:
-        return
-    if batch.num_rows == 1 or batch.nbytes <= limit:
-        yield batch
-        return
-    half = batch.num_rows // 2
-    yield from bounded(batch.slice(0, half), limit)
-    yield from bounded(batch.slice(half), limit)
+            yield from bounded(batch, BATCH_BYTES)
 
 
 def rows_a_batch(rows: int, size_bytes: int) -> int:
