@@ -54,6 +54,7 @@ class StoredFile:
     def map(self) -> bool:
         """Look up where all of it lies, at once, for those who will read most of it; whether all of it is here."""
         numbers = range(len(self._leaves))
+        self._places = [None] * len(numbers)  # what was found by itself would not be of the same piece
         found = self._find(numbers)
         if found and (first := self._places[0]) is not None:
             joined = self._joined(numbers, self._places, 0, self.size)

@@ -91,6 +91,18 @@ def test_a_file_in_one_piece_is_not_copied(store):
     assert segment is whole.obj
 
 
+def test_memory_of_the_whole_file_is_given_where_it_lies_in_one_piece(long_file):
+    content, (whole, scattered) = long_file
+    files = [StoredFile(each._store, each.cid) for each in (whole, scattered)]
+    assert files[0].load([(0, 10)]).file_memory is None  # not mapped yet
+    assert [file.map() for file in files] == [True, True]
+    memory = files[0].load([(5, 7 * KIB)]).file_memory
+    assert memory is not None
+    assert memory == content
+    assert memory.readonly
+    assert files[1].load([(5, 7 * KIB)]).file_memory is None
+
+
 def test_what_was_not_loaded_can_not_be_read(store):
     file = StoredFile(store, store.add_bytes(os.urandom(3 * MIB)))
     loaded = file.load([(0, 10)])
@@ -151,9 +163,16 @@ class TestFromAPeer:
 
     def test_a_rotten_block_is_mended_by_the_peer(self, far, here):
         content = os.urandom(20 * KIB)
-        file = StoredFile(here, far.add_bytes(content))
-        assert file.view(0, len(content)) == content
+        first = StoredFile(here, far.add_bytes(content))
+        assert not first.map()  # it is not here yet
+        assert first.view(0, len(content)) == content
+        file = StoredFile(here, first.cid)
+        assert file.map()
+        assert bytes(file.load([(0, 5 * KIB)]).file_memory or b"") == content
         assert isinstance(here.blocks, FetchingStore)
         rot(here.blocks, Cid.of(content[3 * KIB : 4 * KIB]))
-        assert file.load([(3 * KIB, 5 * KIB)]).view(3 * KIB, 5 * KIB) == content[3 * KIB : 5 * KIB]
+        loaded = file.load([(3 * KIB, 5 * KIB)])
+        assert loaded.view(3 * KIB, 5 * KIB) == content[3 * KIB : 5 * KIB]
+        assert loaded.file_memory is None  # the rotten bytes are still in it
+        assert file.load([(5 * KIB, 20 * KIB)]).file_memory is not None
         assert file.view(0, len(content)) == content

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -258,11 +259,12 @@ def _import(arguments: argparse.Namespace) -> None:
 
     with _opened(arguments) as store, contextlib.ExitStack() as stack:
         if arguments.car == "-":
-            stream, size = sys.stdin.buffer, None
+            stream, size, work = sys.stdin.buffer, None, os.urandom(16)
         else:
             path = Path(arguments.car)
             if not path.is_file():
                 raise NotFound(f"there is no file {path}")
+            work = os.fsencode(path.resolve())
             stream, size = stack.enter_context(path.open("rb")), path.stat().st_size
         reader = car_blocks(stream)
         blocks = 0
@@ -275,7 +277,8 @@ def _import(arguments: argparse.Namespace) -> None:
                 yield cid, data
 
         with Progress("import", size) as progress:
-            new = store.blocks.put_many(counted(progress))
+            # With a name, the work goes on where it was interrupted, and the store holds little of each block in memory.
+            new = store.blocks.put_many(counted(progress), resume=b"import\0" + work)
         if not arguments.no_pin:
             for root in reader.roots:
                 store.pin(root)
