@@ -74,7 +74,7 @@ class BlockStore(Protocol):
     def put_many(self, blocks: Iterable[tuple[Cid, Payload]], *, resume: bytes | None = None) -> int:
         """Store blocks; when it returns they are all durable, if it raises none is visible.
 
-        The buffers are not kept. The caller vouches for the CIDs.
+        Of a work with a name some may be, if the disk fails at its very end. The buffers are not kept. The caller vouches for the CIDs.
 
         Args:
             blocks: With their CIDs.

@@ -251,7 +251,7 @@ class LocalStore:
     def put_many(self, blocks: Iterable[tuple[Cid, Payload | None]], *, resume: bytes | None = None) -> int:
         """Store blocks; see :class:`~holdfast.storage.BlockStore`.
 
-        One sync of the payloads and one of the index for the whole call, however many blocks it brings. A
+        One sync of the payloads and one of the index for the whole call, or, if the work has a name, every few seconds. A
         :class:`FileRange` is referred to, not copied; None in place of bytes means that the caller builds on a block
         that is here already.
 
@@ -263,7 +263,8 @@ class LocalStore:
         Raises:
             NotFound: A block that the caller builds on, or a file to refer to, is not here.
             Conflict: Blocks that were here when the call began were removed by force.
-            Unavailable: The disk or the quota is full; nothing was stored.
+            Unavailable: The disk or the quota is full; nothing was stored, or, if the disk failed at the very end of a work
+                with a name, some of its blocks.
         """
         return Writing(self._context, resume=resume).run(blocks)
 

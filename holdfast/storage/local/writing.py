@@ -1,4 +1,4 @@
-"""One call of ``put_many``: what it wrote, what it skipped, what it has staged, and how all of it becomes visible at once."""
+"""One call of ``put_many``: what it wrote, what it skipped, what it has staged, and how all of it becomes visible."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ class Writing:
         self._new_bytes = 0
         self._call = os.urandom(_CALL_BYTES)
         self._staged_keys = PackedKeys()
-        self._wanted: set[bytes] = (
-            set()
-        )  # of what another call has staged; the rest is another version's of the same work
+        # Of what another call has staged; the rest is another version's of the same work.
+        self._wanted: set[bytes] = set()
+        self._entering = False
         self._cutoff_s = 0
         self._held = False
         self._session = hashlib.sha256(resume).digest()[:_SESSION_BYTES] if resume is not None else None
@@ -361,6 +361,7 @@ class Writing:
     def _enter_blocks(self) -> None:
         """Make it all visible: first, in several transactions, what is staged, and last what the caller waits for."""
         self._new_bytes = 0
+        self._entering = True
         while self._staged and self._session is not None:
             self._staged = self._enter_some_staged(self._session)
         with self._index.changing() as change:
@@ -388,6 +389,7 @@ class Writing:
         try:
             if self._staged and self._session is not None and not keep_staged:
                 _drop_session(self._index, self._session)
+            if self._staged and not keep_staged and not self._entering:  # else some of it is visible
                 with self._index.changing() as change:
                     for writer in self._writers:
                         row = change.segment(writer.number)

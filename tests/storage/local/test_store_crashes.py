@@ -1,5 +1,6 @@
 """Processes that are killed at any moment while they add, stage, remove and compact; and readers that never notice."""
 
+import errno
 import os
 import random
 import signal
@@ -13,6 +14,7 @@ import pytest
 
 from holdfast.errors import Conflict, Unavailable
 from holdfast.storage.cid import Cid
+from holdfast.storage.local import index_changes, writing
 from holdfast.storage.local.local_store import LocalStore
 from holdfast.storage.testing import block
 
@@ -234,6 +236,31 @@ def test_what_is_staged_for_another_version_of_the_same_work_does_not_become_vis
         held = store.statistics()
         assert held["staged_bytes"] == 0
         assert held["garbage_bytes"] > 0
+
+
+def test_an_add_that_fails_while_it_becomes_visible_takes_nothing_visible_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(index_changes, "AT_ONCE", 3)
+    monkeypatch.setattr(writing, "STAGE_S", 0)
+    blocks = [block(b"%d" % i * 1000) for i in range(10)]
+    unstage, turns = index_changes.Change.unstage, iter(range(100))
+
+    def fails_later(change, session):
+        if next(turns) == 2:
+            raise OSError(errno.ENOSPC, "no space left")
+        return unstage(change, session)
+
+    with closing(LocalStore(tmp_path, segment_size_bytes=SEGMENT_BYTES)) as store:
+        store.put_many([block(b"before")])
+        monkeypatch.setattr(index_changes.Change, "unstage", fails_later)
+        with pytest.raises(Unavailable):
+            store.put_many(blocks, resume=b"work")
+        assert len(list(store.multihashes())) == 1 + 6
+    held = check(tmp_path, [block(b"before")[0]])
+    assert held["staged_bytes"] == 0
+    with closing(LocalStore(tmp_path, segment_size_bytes=SEGMENT_BYTES)) as store:
+        store.put_many(blocks, resume=b"work")
+        for cid, data in blocks:
+            assert bytes(store.get(cid)) == data
 
 
 def test_two_living_adds_of_the_same_work_do_not_disturb_each_other(tmp_path):

@@ -297,9 +297,8 @@ class Engine:
 
     def _loads_to_fetch(self) -> list[int]:
         loads: list[int] = []
-        most = min(
-            _FETCH_AT_ONCE, 1 + self._next_fetch // _FETCHERS
-        )  # few at first, since they are waited for
+        # Few at first, since they are waited for.
+        most = min(_FETCH_AT_ONCE, 1 + self._next_fetch // _FETCHERS)
         while len(loads) < most and self._fetch_is_due():
             loads.append(self._next_fetch)
             self._fetched_bytes += self._group_bytes(self._next_fetch)
