@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from holdfast.errors import Conflict, Corrupt, InvalidInput, NotFound, Unsupported, disk_errors
 from holdfast.storage.adding import MAX_TREE_DEPTH, path_blocks, tree_blocks
-from holdfast.storage.block_store import MAX_BLOCK_BYTES, SupportsExtent, SupportsPrefetch, SupportsView
+from holdfast.storage.block_store import MAX_BLOCK_BYTES, SupportsExtent, SupportsView, bring_near
 from holdfast.storage.cid import DAG_CBOR, RAW, Buffer, Cid
 from holdfast.storage.disk_io import (
     COPY_FROM_BYTES,
@@ -472,10 +472,7 @@ class ContentStore:
     def _near(self, root: Cid) -> Callable[[list[Cid]], None]:
         """Notes that ``root`` is used, and gives what brings blocks of it near before they are read one by one."""
         self.used(root)
-        blocks = self.blocks
-        if not isinstance(blocks, SupportsPrefetch):
-            return lambda _: None
-        return lambda cids: blocks.prefetch(cids, root=root)
+        return lambda cids: bring_near(self.blocks, cids, root)
 
 
 def _must_not_exist(target: Path) -> None:
