@@ -81,10 +81,8 @@ class ParquetGroups:
 
     def read(self, index: int, columns: Sequence[int]) -> pa.RecordBatch:
         """These columns of a group, decoded."""
-        plan = self._plans.get(tuple(columns))
-        if plan is None:
-            plan = self._plans[tuple(columns)] = self._plan(columns)
-        loaded = self.file.load([self._leaf_ranges(index)[leaf] for leaf in plan.leaves])
+        plan = self._plan(columns)
+        loaded = self.file.load(self.ranges(index, columns))
         memory = loaded.file_memory
         reader = (
             self._reader(_Source(loaded, self.file.size)) if memory is None else self._kept_reader(memory)
@@ -100,6 +98,13 @@ class ParquetGroups:
         return pa.RecordBatch.from_arrays(arrays, schema=plan.schema)
 
     def _plan(self, columns: Sequence[int]) -> _Plan:
+        """Made when these columns are asked for first, and kept."""
+        plan = self._plans.get(tuple(columns))
+        if plan is None:
+            plan = self._plans[tuple(columns)] = self._new_plan(columns)
+        return plan
+
+    def _new_plan(self, columns: Sequence[int]) -> _Plan:
         fields = [self._schema.field(column) for column in columns]
         stored = self._metadata.schema.to_arrow_schema()
         place = {column: at for at, column in enumerate(sorted(set(columns)))}
@@ -130,7 +135,7 @@ class ParquetGroups:
     def ranges(self, index: int, columns: Sequence[int]) -> list[tuple[int, int]]:
         """Where these columns of a group lie in the file."""
         ranges = self._leaf_ranges(index)
-        return [ranges[leaf] for leaf in self._leaves_of(columns)]
+        return [ranges[leaf] for leaf in self._plan(columns).leaves]
 
     def statistics(self, index: int, columns: Sequence[int]) -> dict[str, ColumnStatistics]:
         """What the footer says of these columns of a group; only of those whose values have an order."""
