@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["REMAINDERS", "LoaderState"]
 
-_VERSION = 1
+_VERSION = 2
 REMAINDERS = ("keep", "drop", "pad")
 
 

@@ -132,7 +132,7 @@ def test_a_state_of_other_data_is_refused():
 @pytest.mark.parametrize(
     "change",
     [
-        {"version": 2},
+        {"version": 1},
         {"version": None},
         {"seed": "4"},
         {"epoch": -1},

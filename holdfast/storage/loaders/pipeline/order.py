@@ -1,10 +1,13 @@
 """The order of an epoch: which row of a dataset stands at which position, and who reads what when.
 
-An order depends on the row groups' sizes, the seed and the epoch; not on how many workers share it. Shuffled, the shards, and
-the row groups within each, come in a drawn sequence. Its rows are cut into equal *lanes*. What a lane and a row group have in
-common is a *piece*, and its rows are permuted. Position ``i`` is the next row of lane ``i mod lanes``: so neighbours come from
-different places, and yet only one row group a lane is in use at a time. Lanes are numbered so that those of one of 2, 4 or 8
-workers lie side by side in the sequence. Not shuffled, there is one lane.
+An order depends on the row groups' sizes, the seed and the epoch; not on how many workers share it. Position ``i`` is the next
+row of *lane* ``i mod lanes``: so neighbours come from different places, and yet only one row group a lane is in use at a time.
+What a lane and a row group have in common is a *piece*, and its rows are permuted. Not shuffled, there is one lane.
+
+Which rows a lane can have is decided in two steps. By the seed alone, the row groups come in a drawn sequence, shard after
+shard, which is cut into *strands* of one or three lanes: so in every epoch 2, 4 or 8 workers each read the same part of the
+dataset. Then each epoch draws a sequence of what is in a strand, and cuts that into the strand's lanes. These begin in one row
+group, which they share, since the more row groups an epoch begins in, the longer its first batch takes.
 
 All draws are SplitMix64 of a counter, and what is sorted has no two equal values, so an order is the same with every version of
 NumPy and on every machine.
@@ -13,6 +16,7 @@ NumPy and on every machine.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -78,37 +82,40 @@ class EpochOrder:
         self._key = _keyed(seed, epoch)
         self.shuffled = shuffle
         group_rows = np.array([rows for shard in shards for rows in shard], np.int64)
-        starts = _starts([len(shard) for shard in shards])
-        sequence = (
-            np.concatenate(
-                [
-                    starts[s] + _permutation(_keyed(self._key, _GROUPS, int(s)), len(shards[s]))
-                    for s in _permutation(_keyed(self._key, _SHARDS), len(shards))
-                ]
-                or [np.empty(0, np.int64)]
-            )
-            if shuffle
-            else np.arange(len(group_rows), dtype=np.int64)
-        )
-        sequence = sequence[group_rows[sequence] > 0]
+        shard_of = np.repeat(np.arange(len(shards)), [len(shard) for shard in shards])
         self.rows = int(group_rows.sum())
         """Of the split; positions are below it."""
-        self.lanes = next((n for n in LANES if n <= len(sequence)), 1) if shuffle else 1
         self._group_starts = _starts(group_rows)
+        group = np.flatnonzero(group_rows)
+        if shuffle:
+            group = group[_drawn(shard_of[group], _keyed(seed))]
+        self.lanes = next((n for n in LANES if n <= len(group)), 1) if shuffle else 1
+        self.strands = self.lanes // gcd(self.lanes, 3)
+        """How many parts the rows are in that are the same in all epochs; lane ``i`` is of part ``i mod strands``."""
         share, more = divmod(self.rows, self.lanes)
-        segment_of = _segments(self.lanes)
-        segment_starts = _starts(share + (np.argsort(segment_of) < more))
-        self._lane_starts: Integers = segment_starts[segment_of]
-        in_sequence = _starts(group_rows[sequence])
-        cuts = np.union1d(in_sequence, segment_starts)
-        of_sequence = np.searchsorted(in_sequence, cuts[:-1], "right") - 1
-        self._piece_starts = cuts
-        self.piece_group: Integers = sequence[of_sequence]
+        # A row for each strand, in the order in which they lie in the sequence.
+        lanes = np.arange(self.lanes).reshape(-1, self.strands).T[np.argsort(_segments(self.strands))]
+        lane_rows = share + (lanes < more)
+        columns = [group, np.zeros_like(group), group_rows[group]]
+        if shuffle and self.rows:
+            borders = _starts(lane_rows.sum(axis=1))
+            columns = _cut(columns, borders)
+            of = np.searchsorted(_starts(columns[2]), borders)
+            strands = []
+            for strand in range(self.strands):
+                mine = [column[of[strand] : of[strand + 1]] for column in columns]
+                drawn = _drawn(shard_of[mine[0]], _keyed(self._key, strand))
+                strands.append(_in_lanes([column[drawn] for column in mine], lane_rows[strand]))
+            columns = [np.concatenate(each) for each in zip(*strands, strict=True)]
+        self.piece_group: Integers = columns[0]
         """The row group of each piece, as its number over all shards."""
-        self.piece_row: Integers = cuts[:-1] - in_sequence[of_sequence]
+        self.piece_row: Integers = columns[1]
         """Where each piece begins in its row group."""
-        self.piece_rows: Integers = np.diff(cuts)
+        self.piece_rows: Integers = columns[2]
         """How many rows each piece has."""
+        self._piece_starts = _starts(self.piece_rows)
+        self._lane_starts: Integers = np.empty(self.lanes, np.int64)
+        self._lane_starts[lanes.ravel()] = _starts(lane_rows.ravel())[:-1]
 
     def permutation(self, piece: int) -> Integers | None:
         """For each place in the piece, the row of its row group that stands there; None where rows keep their order."""
@@ -185,17 +192,46 @@ class EpochOrder:
         return np.arange(low, high)[used], edges[:-1][used], many[used], offset[used]
 
 
-def _segments(lanes: int) -> Integers:
-    """Which part of the sequence each lane is: the lanes of one of 2, 4 or 8 workers are neighbours.
+def _drawn(shards: Integers, key: int) -> Integers:
+    """The indices of what belongs to these shards in a drawn sequence: shard after shard, and what is of one of them mixed."""
+    names, shard = np.unique(shards, return_inverse=True)
+    turn = _permutation(_keyed(key, _SHARDS), len(names))[shard]
+    drawn: Integers = np.lexsort((_permutation(_keyed(key, _GROUPS), len(shards)), turn))
+    return drawn
+
+
+def _cut(stretches: Sequence[Integers], edges: Integers) -> list[Integers]:
+    """Stretches of rows, given by their row groups, first rows and sizes, with those cut that lie across an edge."""
+    group, row, rows = stretches
+    starts = _starts(rows)
+    cuts = np.union1d(starts, edges)
+    of = np.searchsorted(starts, cuts[:-1], "right") - 1
+    return [group[of], row[of] + cuts[:-1] - starts[of], np.diff(cuts)]
+
+
+def _in_lanes(stretches: Sequence[Integers], lane_rows: Integers) -> list[Integers]:
+    """The pieces of a strand's lanes, lane after lane; all of them begin in the first stretch that is not a small one."""
+    rows = stretches[2]
+    head = int(np.argmax(rows >= np.median(rows)))
+    order = np.r_[head, np.delete(np.arange(len(rows)), head)]
+    of_head = (rows[head] + np.arange(len(lane_rows))[::-1]) // len(lane_rows)
+    edges = np.cumsum(np.concatenate((of_head, lane_rows - of_head)))
+    pieces = _cut([column[order] for column in stretches], edges)
+    part = np.searchsorted(edges, np.cumsum(pieces[2]))
+    lane = np.argsort(part % len(lane_rows), kind="stable")
+    return [column[lane] for column in pieces]
+
+
+def _segments(strands: int) -> Integers:
+    """Which part of the sequence each strand is: the strands of one of 2, 4 or 8 workers are neighbours.
 
     So two workers share a row group only where the parts of one end and those of the other begin.
     """
-    segments, rest, size = np.zeros(lanes, np.int64), np.arange(lanes), lanes
-    for base in (2, 2, 2, 3):
-        if size % base == 0:
-            size //= base
-            segments += rest % base * size
-            rest = rest // base
+    segments, rest, size = np.zeros(strands, np.int64), np.arange(strands), strands
+    while size > 1:
+        size //= 2
+        segments += rest % 2 * size
+        rest = rest // 2
     return segments
 
 
