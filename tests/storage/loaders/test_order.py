@@ -99,7 +99,8 @@ def test_workers_that_divide_the_lanes_share_no_piece_and_few_row_groups_are_cut
     readers = [set(order.shares(rank, world).piece.tolist()) for rank in range(world)]
     assert sum(map(len, readers)) == len(set().union(*readers)) == len(order.piece_group)
     cut = len(order.piece_group) - len(set(order.piece_group.tolist()))
-    in_strands = 0 if order.lanes == order.strands else 4 * order.strands  # two in the first row group, two between lanes
+    # Of three lanes: two cuts in the row group that they begin in, and two between them.
+    in_strands = 0 if order.lanes == order.strands else 4 * order.strands
     assert cut <= order.strands - 1 + in_strands
 
 
@@ -180,7 +181,8 @@ def large_order():
 def test_shuffled_rows_follow_neither_their_stored_order_nor_each_other():
     orders = [whole(EpochOrder([[50] * 8] * 25, seed=seed, epoch=0, shuffle=True)) for seed in range(32)]
     drifts = [np.corrcoef(order, np.arange(len(order)))[0, 1] for order in orders]
-    assert max(np.abs(drifts)) < 4 / 200**0.5  # 200 row groups in any sequence have a standard deviation of 1 / sqrt(200)
+    # 200 row groups in any sequence have a standard deviation of 1 / sqrt(200).
+    assert max(np.abs(drifts)) < 4 / 200**0.5
     assert abs(np.mean(drifts)) < 0.05
     followed = [np.corrcoef(order[1:], order[:-1])[0, 1] for order in orders]
     assert abs(np.mean(followed)) < 0.1
