@@ -11,7 +11,7 @@ from holdfast.errors import InvalidInput
 from holdfast.registry.code import bundle_code
 from holdfast.registry.dataset_manager import DatasetManager
 from holdfast.registry.lineage import LineageNode, verify
-from holdfast.registry.model_registry import ModelRegistry
+from holdfast.registry.models.model_registry import ModelRegistry
 from holdfast.registry.records import ConversionRecord, RunRecord, load_record
 from holdfast.registry.run_table import RunSpec
 from holdfast.storage.cid import Cid

@@ -111,12 +111,18 @@ def _import(module_name: str, file: Path) -> types.ModuleType | None:
     """The installed module, or None where it was loaded and its file may have been changed since."""
     import psutil
 
-    if module_name not in sys.modules:
+    loaded = "__main__" if _is_main(file) else module_name  # a script is not run a second time to get its own classes
+    if loaded not in sys.modules:
         _imported_at[module_name] = time.time()
         return importlib.import_module(module_name)
     # When others loaded it is not known, but it was in this process' life.
-    since = _imported_at.get(module_name) or psutil.Process().create_time()
-    return sys.modules[module_name] if file.stat().st_ctime < since - _CLOCK_S else None
+    since = _imported_at.get(loaded) or psutil.Process().create_time()
+    return sys.modules[loaded] if file.stat().st_ctime < since - _CLOCK_S else None
+
+
+def _is_main(file: Path) -> bool:
+    main = getattr(sys.modules.get("__main__"), "__file__", None)
+    return main is not None and Path(main).resolve() == file.resolve()
 
 
 def _run(module_name: str, source: bytes, path: str) -> types.ModuleType:

@@ -191,6 +191,7 @@ def _index(arguments: argparse.Namespace) -> None:
 
 
 def _search(arguments: argparse.Namespace) -> None:
+    from holdfast.inference.conversion import input_of
     from holdfast.registry.records import ModelRecord, load_record
     from holdfast.storage.loaders.collation import table_to_numpy
 
@@ -199,7 +200,7 @@ def _search(arguments: argparse.Namespace) -> None:
         raise InvalidInput(f"--like {arguments.like!r} is not SPLIT:ROW, such as test:0")
     with open_client(arguments) as client:
         index = client.open_index(arguments.index)
-        column = load_record(client.store, index.record.model, ModelRecord).input_column
+        column = input_of(index.record.model, load_record(client.store, index.record.model, ModelRecord)).name
         if int(row) >= index.dataset.rows_in(split):
             raise InvalidInput(
                 f"split {split!r} has {index.dataset.rows_in(split)} rows, counted from 0; there is no row {row}"
