@@ -13,6 +13,7 @@ from holdfast.errors import InvalidInput
 from holdfast.registry.code import bundle_code, load_code
 from holdfast.registry.models.model_format import SavedModel
 from holdfast.registry.models.safetensors_files import StoredTensors, Tensor, store_tensors
+from holdfast.registry.models.torch_wrapper import TorchModelWrapper
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,16 +66,16 @@ class TorchModules:
     name: ClassVar[str] = "safetensors"
 
     def accepts(self, model: Any) -> bool:
-        """Whether it is a torch module."""
+        """Whether it is a torch module, or wraps some."""
         torch = sys.modules.get("torch")  # who has a module has imported it
-        return torch is not None and isinstance(model, torch.nn.Module)
+        return torch is not None and isinstance(model, (torch.nn.Module, TorchModelWrapper))
 
     def save(self, store: ContentStore, model: Any) -> SavedModel:
         """A module's weights and code; its attributes ``input_shape`` and ``input_column`` become its signature."""
         return SavedModel(
             code=bundle_code(store, type(model)),
             config=constructor_config(model),
-            files={WEIGHTS: store_weights(store, model)},
+            files={WEIGHTS: store_weights(store, _module_of(model))},
             inputs=signature_of(model),
         )
 
@@ -86,14 +87,28 @@ class TorchModules:
             raise InvalidInput(f"the manifest of model {cid} names no class")
         cls = load_code(store, record.code, trust=trust.code)
         # Anything else would be a way to call any installed function with a stranger's arguments.
-        if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)):
+        if not (isinstance(cls, type) and issubclass(cls, (torch.nn.Module, TorchModelWrapper))):
             raise InvalidInput(f"the code of model {cid} is {cls!r:.100}, not the class of a torch module")
         model = cls(**record.config)
-        load_weights(model, store, store.resolve(f"{record.files}/{WEIGHTS}"))
-        return model.eval()
+        module = _module_of(model)
+        load_weights(module, store, store.resolve(f"{record.files}/{WEIGHTS}"))
+        module.eval()
+        return model
 
 
-def constructor_config(module: torch.nn.Module) -> dict[str, Any]:
+def _module_of(model: torch.nn.Module | TorchModelWrapper) -> torch.nn.Module:
+    """A module itself; one that has a wrapper's modules as its own."""
+    import torch
+
+    if isinstance(model, torch.nn.Module):
+        return model
+    joined = torch.nn.Module()
+    for name, module in model.modules().items():
+        joined.add_module(name, module)
+    return joined
+
+
+def constructor_config(module: torch.nn.Module | TorchModelWrapper) -> dict[str, Any]:
     """The keyword arguments that make such a module again: its attribute ``config``, or none.
 
     Raises:
@@ -110,7 +125,7 @@ def constructor_config(module: torch.nn.Module) -> dict[str, Any]:
     return dict(config)
 
 
-def signature_of(module: torch.nn.Module) -> tuple[Mapping[str, Any], ...]:
+def signature_of(module: torch.nn.Module | TorchModelWrapper) -> tuple[Mapping[str, Any], ...]:
     """The input that a module says it takes, in its attributes ``input_shape`` and ``input_column``; empty where it says nothing."""
     shape, column = getattr(module, "input_shape", None), getattr(module, "input_column", None)
     if shape is None or not column:
@@ -191,7 +206,7 @@ def _fill(stored: StoredTensors, targets: Mapping[str, list[torch.Tensor]]) -> N
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
-    return memoryview(_bytes_of(tensor.detach().cpu().contiguous()))
+    return _bytes_of(tensor.detach().cpu().contiguous()).data
 
 
 def load_weights(module: torch.nn.Module, store: ContentStore, cid: Cid) -> None:
