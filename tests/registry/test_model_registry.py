@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from holdfast.errors import Conflict, Corrupt, Denied, InvalidInput, NotFound, Unsupported
-from holdfast.registry import CodeRecord, ModelRecord, ModelRegistry, load_record, weights_to_bytes
+from holdfast.registry import CodeRecord, ModelRecord, ModelRegistry, load_record, store_weights
 from holdfast.storage.cid import Cid
 from holdfast.training.examples.digits import DigitsCNN
 
@@ -119,7 +119,7 @@ def test_what_is_no_model_gets_no_model_s_name(registry, store, names):
     with pytest.raises(NotFound):
         registry.register("digits", Cid.of(b"nobody has it", 0x71))
     for value in (5, None, object(), {"a": 1}, DigitsCNN):
-        with pytest.raises(Unsupported, match="only torch modules"):
+        with pytest.raises(Unsupported, match="is no model that can be stored"):
             registry.register("digits", value)
     with pytest.raises(InvalidInput):
         registry.register("digits", "no-cid")
@@ -157,7 +157,9 @@ def test_a_model_that_could_not_be_loaded_again_is_not_stored(registry, names):
 def test_missing_names_and_blocks_are_not_found(registry, store):
     with pytest.raises(NotFound, match="no model named 'digits'"):
         registry.get("digits")
-    manifest = ModelRecord(framework="pytorch", code=Cid.of(b"?", 0x71), config={}, weights=Cid.of(b"!"))
+    manifest = ModelRecord(
+        framework="pytorch", format="safetensors", code=Cid.of(b"?", 0x71), files=Cid.of(b"!")
+    )
     with pytest.raises(NotFound):
         registry.load(manifest.store(store))
 
@@ -169,8 +171,11 @@ def stranger(store, source, entry, config=None, weights=None):
     """The CID of a model that somebody else made by hand."""
     path = entry.partition(":")[0].replace(".", "/") + ".py"
     code = CodeRecord(files=store.add_files({path: source}), entry=entry).store(store)
-    stored = store.add_bytes(weights if weights is not None else weights_to_bytes(nn.ReLU()))
-    return ModelRecord(framework="pytorch", code=code, config=config or {}, weights=stored).store(store)
+    stored = weights if weights is not None else store_weights(store, nn.ReLU())
+    files = store.add_files({"model.safetensors": stored})
+    return ModelRecord(
+        framework="pytorch", format="safetensors", code=code, config=config or {}, files=files
+    ).store(store)
 
 
 def test_a_stranger_s_model_can_not_call_an_installed_function(registry, store, tmp_path):
@@ -221,6 +226,6 @@ def test_pickled_weights_are_refused_and_not_opened(registry, store, tmp_path):
 
 def test_a_manifest_with_nonsense_in_it_is_corrupt(registry, store, model):
     body = load_record(store, registry.register("digits", model).cid, ModelRecord).to_record()
-    for change in ({"weights": 5}, {"config": [1]}, {"code": "text"}, {"input_shape": "abc"}):
+    for change in ({"files": 5}, {"config": [1]}, {"code": "text"}, {"inputs": "abc"}, {"data": ["x"]}):
         with pytest.raises(Corrupt):
             registry.load(store.put_record(body | change))
