@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import InvalidInput
 from holdfast.registry.models.formats import format_of, manifest_of
+from holdfast.registry.models.model_diff import ModelDiff, diff_models
 from holdfast.registry.models.model_format import Trust
 from holdfast.registry.names import Reference
 from holdfast.registry.records import ModelRecord, load_record
@@ -236,6 +237,14 @@ class ModelRegistry:
     def record(self, ref: str) -> ModelRecord:
         """The manifest of a reference."""
         return load_record(self._store, self.resolve(ref), ModelRecord)
+
+    def diff(self, first: str | Cid, second: str | Cid) -> ModelDiff:
+        """What makes the second model another than the first: facts, data, files and tensors.
+
+        Raises:
+            NotFound: There is no such model.
+        """
+        return diff_models(self._store, self.resolve(str(first)), self.resolve(str(second)))
 
     def card(self, ref: str) -> str | None:
         """The text of a model's card; None where it has none."""

@@ -212,6 +212,19 @@ class StoredTensors:
         place = self._places[name]
         return place.dtype, place.shape
 
+    def is_same(self, name: str, other: StoredTensors) -> bool:
+        """Whether a tensor of this name is the same in another file; equal blocks are not read."""
+        mine, its = self._places[name], other._places[name]
+        if (mine.dtype, mine.shape) != (its.dtype, its.shape):
+            return False
+        if self._file.parts(mine.start, mine.end) == other._file.parts(its.start, its.end):
+            return True
+        return all(
+            self._file.view(mine.start + at, min(mine.start + at + _WINDOW_BYTES, mine.end))
+            == other._file.view(its.start + at, min(its.start + at + _WINDOW_BYTES, its.end))
+            for at in range(0, mine.end - mine.start, _WINDOW_BYTES)
+        )
+
     def read(self, use: Callable[[str, int, memoryview], object], names: Iterable[str] | None = None) -> None:
         """Give each tensor's bytes to ``use``, verified and read-only, in windows; two threads hash, and call it.
 
