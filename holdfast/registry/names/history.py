@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from holdfast.errors import Corrupt, InvalidInput, NotFound
+from holdfast.errors import Corrupt, HoldfastError, InvalidInput, NotFound
 from holdfast.registry.database import Database
 from holdfast.registry.names.changes import apply_change
 from holdfast.registry.names.name_table import NameTable
@@ -192,7 +193,7 @@ def names_after(commits: Iterable[Commit]) -> NameTable:
         for commit in reversed(list(commits)):
             try:
                 apply_change(sql, commit.change, round(commit.time * 1000))
-            except Exception as error:
+            except (HoldfastError, sqlite3.Error, TypeError, ValueError, AttributeError) as error:
                 raise Corrupt(
                     f"the commit {commit.cid} does not follow from those before it: {error}"
                 ) from error
