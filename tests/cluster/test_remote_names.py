@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from holdfast.cluster.remote import RemoteNames
 from holdfast.errors import InvalidInput, NotFound
 from holdfast.http_client import HttpClient
 from tests.registry.names_conformance import NamesConformance
+from tests.registry.names_machine import NamesMachine
 
 from .conftest import listening_master
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from holdfast.cluster.master import Master
 
@@ -68,3 +72,26 @@ def test_what_a_stranger_sends_is_refused_and_never_breaks_the_table(master, htt
         http.delete("/api/v0/aliases?kind=model&name=m&alias=none")
     assert master.names.verify_history().commits == 1
     assert [entry.version for entry in master.names.entries()] == ["1.0.0"]
+
+
+class RemoteMachine(NamesMachine):
+    """The same names for all examples would be quicker, and would not be empty: each has a master of its own."""
+
+    def open_names(self):
+        self.running = ExitStack()
+        folder = self.running.enter_context(tempfile.TemporaryDirectory())
+        self.master, _ = self.running.enter_context(listening_master(Path(folder)))
+        return RemoteNames(HttpClient(self.master.url, self.master.token))
+
+    def reopen_names(self):
+        self.names = RemoteNames(HttpClient(self.master.url, self.master.token))
+
+    def close_names(self):
+        self.running.close()
+
+    def thing(self, kind, number):
+        return self.master.store.put_record({"kind": kind, "number": number})
+
+
+TestRemoteNamesModel = RemoteMachine.TestCase
+TestRemoteNamesModel.settings = settings(max_examples=4, stateful_step_count=12, deadline=None)

@@ -47,7 +47,7 @@ def test_npm_finds_the_same_versions_in_every_range():
     versions = releases + [f"{v}-{pre}" for v in releases for pre in ("0", "alpha", "rc.1", "rc.2")]
     some = random.Random(0)
     single = list(terms())
-    ranges = [*single, "*", *(",".join(some.sample(single, 2)) for _ in range(3000))]
+    ranges = [*single, "*", *(",".join(some.sample(single, 2)) for _ in range(500))]
     done = subprocess.run(
         [root / "bin" / "node", "-e", PROGRAM, root / "lib/node_modules/npm/node_modules/semver"],
         input=json.dumps({"versions": versions, "ranges": ranges}),

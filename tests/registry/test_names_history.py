@@ -88,7 +88,7 @@ def test_a_record_that_is_no_commit_is_never_taken_for_one(filled, database, sto
         {"kind": "commit", "previous": head, "time_ms": 0, "change": {"op": "explode"}},
         {"kind": "commit", "previous": head, "time_ms": 0, "change": {"op": "register", "kind": "model"}},
         {"kind": "commit", "previous": head, "time_ms": 0, "change": {
-            "op": "register", "kind": "model", "name": "n", "version": "1.0.0", "cid": B}},
+            "op": "register", "kind": "model", "name": "m", "version": "1.0.0", "cid": B}},
         [],
     ):  # fmt: skip
         cid = store.put_record(record)
