@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -49,7 +49,15 @@ def test_what_a_stranger_sends_is_refused_and_never_breaks_the_table(master, htt
     cid = str(master.store.put_record({"kind": "model"}))
     good = {"kind": "model", "name": "m", "version": None, "cid": cid}
     http.post("/api/v0/names", good)
-    for change in ({"name": 5}, {"kind": []}, {"version": 1}, {"cid": None}, {"facts": [1]}, {"who": {}}):
+    changes: list[dict[str, Any]] = [
+        {"name": 5},
+        {"kind": []},
+        {"version": 1},
+        {"cid": None},
+        {"facts": [1]},
+        {"who": {}},
+    ]
+    for change in changes:
         with pytest.raises(InvalidInput):
             http.post("/api/v0/names", {**good, **change})
     with pytest.raises(InvalidInput, match="is not a dataset"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -21,6 +23,8 @@ anything = st.just(UNCHECKED)
 
 class NamesMachine(RuleBasedStateMachine):
     """A subclass opens ``names``, opens them anew, closes them, and gives the CIDs of stored records."""
+
+    names: Any
 
     def open_names(self):
         """Open new, empty names."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
@@ -81,7 +82,7 @@ def test_a_commit_that_is_missing_is_named(filled, database):
 
 def test_a_record_that_is_no_commit_is_never_taken_for_one(filled, database, store):
     head = filled.history()[1].cid
-    for record in (
+    records: list[Any] = [
         {"kind": "model"},
         {"kind": "commit", "previous": head, "time_ms": 0, "change": {}},
         {"kind": "commit", "previous": "no CID", "time_ms": 0, "change": {"op": "register"}},
@@ -90,7 +91,8 @@ def test_a_record_that_is_no_commit_is_never_taken_for_one(filled, database, sto
         {"kind": "commit", "previous": head, "time_ms": 0, "change": {
             "op": "register", "kind": "model", "name": "m", "version": "1.0.0", "cid": B}},
         [],
-    ):  # fmt: skip
+    ]  # fmt: skip
+    for record in records:
         cid = store.put_record(record)
         with database.writing() as sql:
             sql.execute("UPDATE commits SET cid = ? WHERE seq = 7", (str(cid),))

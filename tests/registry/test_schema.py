@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -68,10 +69,11 @@ def old_file(tmp_path, store):
         "aliases": [],
     }
     previous = None
+    changes: list[dict[str, Any]] = [*register, alias, removal]
     with closing(sqlite3.connect(path, isolation_level=None)) as sql:
         sql.execute("PRAGMA journal_mode = WAL")
         sql.executescript(FIRST_SCHEMA)
-        for number, change in enumerate([*register, alias, removal]):
+        for number, change in enumerate(changes):
             now = START_S + number
             record = {"kind": "commit", "previous": previous, "time_ms": int(now * 1000), "change": change}
             previous = store.put_record(record)
