@@ -47,6 +47,7 @@ class RemotePastNames:
         kind: str | None = None,
         *,
         name: str | None = None,
+        cid: Cid | str | None = None,
         alias: str | None = None,
         tag: Mapping[str, str] | None = None,
         metric: Mapping[str, Comparison] | None = None,
@@ -56,7 +57,15 @@ class RemotePastNames:
     ) -> list[NameEntry]:
         """The versions of which everything that is given is true; see :class:`~holdfast.registry.names.PastNames`."""
         search = Search.of(
-            kind, name=name, alias=alias, tag=tag, metric=metric, dataset=dataset, fact=fact, limit=limit
+            kind,
+            name=name,
+            cid=cid,
+            alias=alias,
+            tag=tag,
+            metric=metric,
+            dataset=dataset,
+            fact=fact,
+            limit=limit,
         )
         given = {"at": self._at} if self._at is not None else {}
         return _entries(self._http.post("/api/v0/names/search", search.to_json() | given))

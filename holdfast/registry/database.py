@@ -91,6 +91,16 @@ class Database:
                     self._connection.execute("ROLLBACK")
                 raise
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """One moment: all that is read meanwhile is as it is at the first look, whatever others write."""
+        with self._lock, self._errors():
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.execute("ROLLBACK")
+
     def close(self) -> None:
         """Close the file."""
         with self._lock:

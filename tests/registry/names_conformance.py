@@ -241,6 +241,9 @@ class NamesConformance:
         assert found(tag={"stage": "*"}) == ["digits:2", "letters:1"]
         assert found(tag={"stage": "prod", "other": "*"}) == []
         assert found(alias="champ*") == ["letters:1"]
+        assert found(cid=names.resolve("model", "digits").cid) == ["digits:2"]
+        assert found("model", cid=str(data[0])) == []
+        assert found("dataset", cid=str(data[0])) == ["digits:1"]
         assert found(metric={"accuracy": (">", 0.65)}) == ["digital:2", "letters:1", "letters:2"]
         assert found(metric={"accuracy": (">=", 0.65)}, name="d*") == ["digital:1", "digital:2"]
         assert found(metric={"accuracy": ("<", 0.6)}) == ["digits:1"]
@@ -269,6 +272,7 @@ class NamesConformance:
             {"tag": {"stage": 1}},
             {"name": 1},
             {"dataset": "no CID"},
+            {"cid": "no CID"},
             {"limit": -1},
             {"limit": "1"},
         ):

@@ -10,6 +10,8 @@ import sys
 import time
 from contextlib import closing, suppress
 
+import pytest
+
 from holdfast.config import load_settings
 from holdfast.errors import Unavailable
 from holdfast.registry import Database, SqliteNames, open_registry
@@ -227,6 +229,45 @@ def test_a_writer_killed_at_any_moment_leaves_all_that_it_acknowledged_and_nothi
             more = held_in(tmp_path).keys() - needed(names).keys()
             extra += 1
             assert len(more) <= 6 * extra
+
+
+_DYING = """
+import os, sys
+from holdfast.registry import open_registry
+
+store, names = open_registry(sys.argv[1])
+store.pins.release = lambda label: os._exit(9)
+if sys.argv[2] == "rename":
+    names.rename("model", "m", "n")
+else:
+    names.unregister("model", "m")
+"""
+
+
+@pytest.mark.parametrize("change", ["rename", "unregister"])
+def test_what_a_writer_could_not_let_go_of_before_it_died_goes_with_the_next_change(tmp_path, change):
+    store, names = open_registry(tmp_path)
+    with closing(store), closing(names):
+        cid = store.put_record({"kind": "model"})
+        names.register("model", "m", "1.0.0", cid)
+        process = start(_DYING, tmp_path, change)
+        assert process.communicate(timeout=60)[1] == ""
+        assert process.returncode == 9
+        assert names.history()[0].change["op"] == change
+        assert held_in(tmp_path)["model m:1.0.0"] == cid, "too much is kept, never too little"
+        names.register("model", "other", "1.0.0", cid)
+        assert held_in(tmp_path) == needed(names)
+
+
+def test_what_came_back_before_it_was_let_go_of_stays(tmp_path):
+    store, names = open_registry(tmp_path)
+    with closing(store), closing(names):
+        cid = store.put_record({"kind": "model"})
+        names.register("model", "m", "1.0.0", cid)
+        start(_DYING, tmp_path, "unregister").communicate(timeout=60)
+        names.register("model", "m", "1.0.0", cid)
+        names.set_alias("model", "m", "champion", "1.0.0")
+        assert held_in(tmp_path) == needed(names)
 
 
 # -------------------------------------------------------------------------------------------------- full disk

@@ -8,14 +8,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import Corrupt, HoldfastError, InvalidInput, NotFound
-from holdfast.registry.database import Database
 from holdfast.registry.names.changes import apply_change
-from holdfast.registry.names.name_table import NameTable
 from holdfast.storage.cid import Cid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from holdfast.registry.database import Database
     from holdfast.storage.content import ContentStore
 
 __all__ = [
@@ -26,7 +25,7 @@ __all__ = [
     "check_tables",
     "commits_until",
     "follow",
-    "names_after",
+    "replay",
 ]
 
 _CLOCK_S = 0.0011
@@ -182,13 +181,12 @@ def changes_of(commits: Iterable[Commit], kind: str | None, name: str | None) ->
     return found
 
 
-def names_after(commits: Iterable[Commit]) -> NameTable:
-    """The names that follow from commits, newest first, in tables in memory.
+def replay(commits: Iterable[Commit], database: Database) -> None:
+    """Make the changes of commits, newest first, in a database that is empty.
 
     Raises:
         Corrupt: A change can't be made after those before it.
     """
-    database = Database(None)
     with database.writing() as sql:
         for commit in reversed(list(commits)):
             try:
@@ -197,7 +195,6 @@ def names_after(commits: Iterable[Commit]) -> NameTable:
                 raise Corrupt(
                     f"the commit {commit.cid} does not follow from those before it: {error}"
                 ) from error
-    return NameTable(database)
 
 
 def check_list(listed: list[str], commits: list[Commit]) -> None:

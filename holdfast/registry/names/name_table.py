@@ -77,6 +77,7 @@ class NameTable:
         kind: str | None = None,
         *,
         name: str | None = None,
+        cid: Cid | str | None = None,
         alias: str | None = None,
         tag: Mapping[str, str] | None = None,
         metric: Mapping[str, Comparison] | None = None,
@@ -86,7 +87,15 @@ class NameTable:
     ) -> list[NameEntry]:
         """The versions of which everything that is given is true; see :class:`PastNames`."""
         search = Search.of(
-            kind, name=name, alias=alias, tag=tag, metric=metric, dataset=dataset, fact=fact, limit=limit
+            kind,
+            name=name,
+            cid=cid,
+            alias=alias,
+            tag=tag,
+            metric=metric,
+            dataset=dataset,
+            fact=fact,
+            limit=limit,
         )
         return self.find(search)
 

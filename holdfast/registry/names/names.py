@@ -88,6 +88,7 @@ class PastNames(Protocol):
         kind: str | None = None,
         *,
         name: str | None = None,
+        cid: Cid | str | None = None,
         alias: str | None = None,
         tag: Mapping[str, str] | None = None,
         metric: Mapping[str, Comparison] | None = None,
@@ -100,6 +101,7 @@ class PastNames(Protocol):
         Args:
             kind: As in :meth:`resolve`; default: all kinds.
             name: A name, or a pattern with ``*``, ``?`` and ``[a-z]``: ``dig*``.
+            cid: What it names.
             alias: One that points there, or a pattern.
             tag: Tags with their values; ``*`` stands for any value.
             metric: Numbers by name, each with what it must be: ``{"accuracy": (">", 0.9)}``. One of ``>``, ``>=``, ``<``,

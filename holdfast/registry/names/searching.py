@@ -39,6 +39,7 @@ class Search:
 
     kind: str | None = None
     name: str | None = None
+    cid: Cid | None = None
     alias: str | None = None
     tag: Mapping[str, str] = field(default_factory=dict)
     metric: Mapping[str, Comparison] = field(default_factory=dict)
@@ -51,6 +52,7 @@ class Search:
         cls,
         kind: str | None = None,
         *,
+        cid: Cid | str | None = None,
         tag: Mapping[str, str] | None = None,
         metric: Mapping[str, Comparison] | None = None,
         dataset: Cid | str | Iterable[Cid | str] | None = None,
@@ -63,6 +65,7 @@ class Search:
         cids = None if dataset is None else tuple(Cid.parse(each) for each in dataset)
         search = cls(
             kind=kind,
+            cid=None if cid is None else Cid.parse(cid),
             tag=dict(tag or {}),
             metric=dict(metric or {}),
             dataset=cids,
@@ -104,6 +107,10 @@ class Search:
                 joined = f"({_COLUMNS[table]}) = {_KEYS[table]} AND {condition.format('+')}"
                 texts.append(f"EXISTS (SELECT 1 FROM {table} WHERE {joined})")  # noqa: S608
             values += given
+        if self.cid is not None:
+            narrow = True
+            texts.append("v.cid = ?")
+            values.append(str(self.cid))
         plus = "+" if narrow else ""  # keeps SQLite from reading all that are of the kind
         for column, compared, value in (("kind", "=", self.kind), ("name", "GLOB", self.name)):
             if value is not None:
@@ -138,6 +145,7 @@ class Search:
         return {
             "kind": self.kind,
             "name": self.name,
+            "cid": None if self.cid is None else str(self.cid),
             "alias": self.alias,
             "tag": dict(self.tag),
             "metric": dict(self.metric),

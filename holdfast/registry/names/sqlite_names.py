@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import os
 import socket
 import time
+from contextlib import closing, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import Conflict, HoldfastError
+from holdfast.registry.database import Database
 from holdfast.registry.names import history
 from holdfast.registry.names.changes import apply_change
 from holdfast.registry.names.facts import facts_to_record
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-    from holdfast.registry.database import Database
     from holdfast.registry.names.facts import Facts
     from holdfast.registry.names.history import Commit, HistoryCheck
     from holdfast.storage.content import ContentStore
@@ -207,7 +207,9 @@ class SqliteNames(NameTable):
 
     def at(self, when: float | datetime | Cid) -> NameTable:
         """The names as they were, rebuilt in memory; see :class:`Names`."""
-        return history.names_after(history.commits_until(self._commits(), when))
+        database = Database(None)
+        history.replay(history.commits_until(self._commits(), when), database)
+        return NameTable(database)
 
     def history(self, kind: str | None = None, name: str | None = None) -> list[Commit]:
         """Every change, newest first; see :class:`Names`."""
@@ -215,14 +217,16 @@ class SqliteNames(NameTable):
 
     def verify_history(self) -> HistoryCheck:
         """Every commit hashed again and compared with the names as they are; see :class:`Names`."""
-        # Nobody may change the tables between the look at the newest commit and the last look at a table.
-        with self._database.writing():
-            commits = list(self._commits())
-            listed = [row["cid"] for row in self._database.rows("SELECT cid FROM commits ORDER BY seq DESC")]
+        # One moment of the file, seen by another connection: nobody has to wait for this.
+        path = self._database.path
+        with nullcontext(self._database) if path is None else closing(Database(path)) as now, now.reading():
+            listed = [row["cid"] for row in now.rows("SELECT cid FROM commits ORDER BY seq DESC")]
+            commits = list(history.follow(self._store, Cid.parse(listed[0]) if listed else None))
             history.check_list(listed, commits)
-            with contextlib.closing(history.names_after(commits)) as told:
-                history.check_tables(self._database, told._database)  # noqa: SLF001 -- it is of the same kind
-            (versions,) = self._database.rows("SELECT count(*) FROM versions")[0]
+            with closing(Database(None)) as told:
+                history.replay(commits, told)
+                history.check_tables(now, told)
+            (versions,) = now.rows("SELECT count(*) FROM versions")[0]
         newest = commits[0].cid if commits else None
         return history.HistoryCheck(commits=len(commits), newest=newest, versions=versions)
 
@@ -232,7 +236,7 @@ class SqliteNames(NameTable):
 
     # ------------------------------------------------------------------------------------------- changing
 
-    @contextlib.contextmanager
+    @contextmanager
     def _changing(self) -> Iterator[_Change]:
         """One transaction; what it held is let go again when it fails, and what it lets go when it is done."""
         held: list[str] = []
@@ -241,11 +245,11 @@ class SqliteNames(NameTable):
                 yield _Change(sql, self._store, self._who, held)
         except BaseException:
             # If this fails, too, the next collection keeps too much, never too little: the first error is what counts.
-            with contextlib.suppress(HoldfastError):
+            with suppress(HoldfastError):
                 self._release(held)
             raise
         # The change is made: what can't be let go of now stays on the list until the next one.
-        with contextlib.suppress(HoldfastError):
+        with suppress(HoldfastError):
             self._release([])
 
     def _release(self, labels: list[str]) -> None:
