@@ -10,6 +10,7 @@ from holdfast.registry.models.formats import format_of, manifest_of
 from holdfast.registry.models.model_diff import ModelDiff, diff_models
 from holdfast.registry.models.model_format import Trust
 from holdfast.registry.names import Reference
+from holdfast.registry.names.facts import facts_of_model
 from holdfast.registry.records import ModelRecord, load_record
 from holdfast.storage.cid import Cid
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from holdfast.registry.names import NameEntry, Names
+    from holdfast.registry.names.facts import Facts
+    from holdfast.registry.names.history import Commit
     from holdfast.storage.content import ContentStore
 
 __all__ = ["ModelRegistry"]
@@ -82,15 +85,16 @@ class ModelRegistry:
         aliases = [Reference.parse(f"{name}@{alias}").alias or "" for alias in aliases]
         if isinstance(model, (Cid, str)):
             cid = Cid.parse(model)
-            load_record(self._store, cid, ModelRecord)
+            record = load_record(self._store, cid, ModelRecord)
             if given := [key for key, value in about.items() if value]:
                 raise InvalidInput(
                     f"{', '.join(given)}: such facts are part of a stored model's manifest and can't be added to it"
                 )
         else:
             cid = self.store_model(model, **about)
+            record = load_record(self._store, cid, ModelRecord)
         self._publish(cid)
-        entry = self._names.register(KIND, name, version, cid)
+        entry = self._names.register(KIND, name, version, cid, facts=_facts(record))
         for alias in aliases:
             entry = self._names.set_alias(KIND, name, alias, entry.version)
         return entry
@@ -255,6 +259,38 @@ class ModelRegistry:
         """Point an alias at a version; ``expected=`` makes it compare-and-swap, see :class:`Names`."""
         return self._names.set_alias(KIND, name, alias, version, **expected)
 
+    def search(self, name: str | None = None, **conditions: Any) -> list[NameEntry]:
+        """The versions of which everything that is given is true, such as ``metric={"accuracy": (">", 0.9)}``.
+
+        Args:
+            name: A name, or a pattern: ``dig*``.
+            conditions: As :meth:`Names.search` takes them: ``tag``, ``metric``, ``dataset``, ``alias``, and ``fact``, which may be
+                ``framework``, ``format``, ``model_type`` or ``licence``.
+
+        Raises:
+            InvalidInput: A condition can't be compared.
+        """
+        return self._names.search(KIND, name=name, **conditions)
+
+    def set_tag(
+        self, name: str, version: str, key: str, value: str | None, **expected: str | None
+    ) -> NameEntry:
+        """Tag a version; None removes the tag, ``expected=`` makes it compare-and-swap, see :class:`Names`."""
+        return self._names.set_tag(KIND, name, version, key, value, **expected)
+
+    def rename(self, name: str, new: str) -> list[NameEntry]:
+        """Give all versions of a model another name; gives them under it.
+
+        Raises:
+            NotFound: There is no such name.
+            Conflict: There is a model called ``new``.
+        """
+        return self._names.rename(KIND, name, new)
+
+    def history(self, name: str | None = None) -> list[Commit]:
+        """Every change of a model's names, or of all models', newest first."""
+        return self._names.history(KIND, name)
+
     def delete(self, name: str, version: str | None = None) -> list[NameEntry]:
         """Remove a version of a name, or all of them; the bytes go with the next garbage collection, unless something else keeps them.
 
@@ -266,6 +302,15 @@ class ModelRegistry:
     def entries(self) -> list[NameEntry]:
         """All versions of all models, newest last within a name."""
         return self._names.entries(KIND)
+
+
+def _facts(record: ModelRecord) -> Facts:
+    """What a model is found by."""
+    texts = {name: getattr(record, name) for name in ("framework", "format", "model_type", "licence")}
+    return {
+        **facts_of_model(metrics=record.metrics, datasets=record.data),
+        **{name: text for name, text in texts.items() if text},
+    }
 
 
 def _datasets(data: Iterable[Cid], named: Any) -> tuple[Cid, ...]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from torch import nn
 from holdfast.errors import Conflict, Corrupt, Denied, InvalidInput, NotFound, Unsupported
 from holdfast.registry import CodeRecord, ModelRecord, ModelRegistry, load_record, store_weights
 from holdfast.storage.cid import Cid
+from holdfast.storage.datasets.dataset import store_dataset
 from holdfast.training.examples.digits import DigitsCNN
 
 
@@ -229,3 +231,59 @@ def test_a_manifest_with_nonsense_in_it_is_corrupt(registry, store, model):
     for change in ({"files": 5}, {"config": [1]}, {"code": "text"}, {"inputs": "abc"}, {"data": ["x"]}):
         with pytest.raises(Corrupt):
             registry.load(store.put_record(body | change))
+
+
+# --------------------------------------------------------------------------------------------------- looking for them
+
+
+def test_models_are_found_by_what_their_manifests_say(registry, store):
+    data = [store_dataset(store, {"x": np.arange(float(n))}).cid for n in (3, 4)]
+    for number, accuracy in enumerate((0.5, 0.9, 0.95)):
+        registry.register(
+            f"net-{number}",
+            {"w": torch.full((1,), float(number))},
+            metrics={"accuracy": accuracy},
+            metadata={"dataset_cid": str(data[number % 2])},
+            licence="MIT" if number else "",
+        )
+    registry.set_tag("net-1", "1.0.0", "stage", "prod")
+
+    def found(name=None, **conditions):
+        return [entry.name for entry in registry.search(name, **conditions)]
+
+    assert found(metric={"accuracy": (">", 0.8)}) == ["net-1", "net-2"]
+    assert found(dataset=data[0]) == ["net-0", "net-2"]
+    assert found(tag={"stage": "prod"}) == ["net-1"]
+    assert found("net-[12]", fact={"licence": "MIT"}, dataset=data[1]) == ["net-1"]
+    assert found(fact={"framework": "pytorch"}) == ["net-0", "net-1", "net-2"]
+    assert found("digits*") == []
+
+
+def test_a_model_is_renamed_and_removed_with_its_history(registry, model):
+    entry = registry.register("digits", model, aliases=["champion"])
+    registry.rename("digits", "numbers")
+    assert registry.resolve("numbers@champion") == entry.cid
+    with pytest.raises(NotFound, match="numbers"):
+        registry.get("digits")
+    registry.delete("numbers")
+    with pytest.raises(NotFound):
+        registry.get("numbers")
+    assert registry.history("numbers")[0].change["op"] == "unregister"
+
+
+def test_a_parent_is_given_by_name_and_a_card_is_kept(registry):
+    first = registry.register("net", {"w": torch.zeros(1)}).cid
+    registry.register("net", {"w": torch.ones(1)}, parent="net:1.0.0", card="# A net\n")
+    assert registry.record("net").parent == first
+    assert (registry.card("net"), registry.card("net:1.0.0")) == ("# A net\n", None)
+
+
+def test_the_files_of_a_model_come_out_as_they_were(registry, tmp_path):
+    from safetensors.torch import save_file
+
+    file = tmp_path / "weights.safetensors"
+    save_file({"a": torch.arange(3), "b": torch.zeros(2, 2)}, file)
+    registry.register("net", file)
+    assert registry.save_files("net", tmp_path / "out") == file.stat().st_size
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == file.read_bytes()
+    assert torch.equal(registry.get("net")["a"], torch.arange(3))
