@@ -41,6 +41,29 @@ CREATE TABLE IF NOT EXISTS events (
     PRIMARY KEY (run, seq)
 ) STRICT;
 """
+_LINEAGE_SCHEMA = """
+CREATE TABLE IF NOT EXISTS made_from (
+    part BLOB NOT NULL, role TEXT NOT NULL, whole BLOB NOT NULL, PRIMARY KEY (part, whole, role)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS made_from_by_whole ON made_from (whole);
+CREATE TABLE IF NOT EXISTS made_from_records (cid BLOB PRIMARY KEY, kind TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS made_from_records_by_kind ON made_from_records (kind);
+CREATE TABLE IF NOT EXISTS made_from_waiting (cid TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS versions_by_cid ON versions (cid);
+CREATE TRIGGER IF NOT EXISTS made_from_named AFTER INSERT ON versions BEGIN
+    INSERT OR IGNORE INTO made_from_waiting VALUES (new.cid);
+END;
+CREATE TRIGGER IF NOT EXISTS made_from_ran AFTER UPDATE OF result ON runs
+WHEN json_extract(new.result, '$.model') IS NOT NULL BEGIN
+    INSERT OR IGNORE INTO made_from_waiting VALUES (json_extract(new.result, '$.model'));
+END;
+CREATE TABLE IF NOT EXISTS computed (
+    key TEXT PRIMARY KEY, function TEXT NOT NULL, fields BLOB NOT NULL, result TEXT NOT NULL, made_by TEXT NOT NULL,
+    created REAL NOT NULL, attestation TEXT
+) STRICT;
+CREATE INDEX IF NOT EXISTS computed_by_function ON computed (function, created);
+"""
+"""What is made of what (filled by ``graph/made_from.py``), and what was computed before (``compute/compute_cache.py``)."""
 
 
 class Database:
@@ -80,7 +103,7 @@ class Database:
             time.sleep(0.01)
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute("PRAGMA foreign_keys = ON")
-        self._connection.executescript(_SCHEMA)
+        self._connection.executescript(_SCHEMA + _LINEAGE_SCHEMA)
 
     def rows(self, query: str, values: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
         """All rows of a query."""
