@@ -20,11 +20,15 @@ from holdfast.cluster.dashboard import add_dashboard_routes
 from holdfast.cluster.membership import HEARTBEAT_S, Member, Membership, is_loopback, loopback_network
 from holdfast.cluster.processes import spawn, stop, tail
 from holdfast.cluster.ray_node import RayNode, ray_environment
+from holdfast.cluster.registry_api import add_registry_routes
 from holdfast.config import Settings, token_for
 from holdfast.errors import Conflict, HoldfastError, InvalidInput, Unavailable
+from holdfast.registry.compute.compute_cache import ComputeCache
+from holdfast.registry.compute.training import known_training, remember_training, training_computation
+from holdfast.registry.graph.made_from import MadeFrom
 from holdfast.registry.names import SqliteNames
 from holdfast.registry.opening import open_database
-from holdfast.registry.run_table import RunSpec, RunState, RunStatus, RunTable
+from holdfast.registry.run_table import CACHED_FROM, RunSpec, RunState, RunStatus, RunTable
 from holdfast.storage.content import ContentStore
 from holdfast.storage.exchange.peer_id import peer_id_of
 from holdfast.storage.exchange.routing import ProviderTable, peer_record
@@ -35,6 +39,7 @@ from holdfast.training.ray_job import RayJob, answer_of
 from holdfast.web import bearer_token, errors_as_json, listen, metrics
 
 if TYPE_CHECKING:
+    from holdfast.registry.compute.computation import Computation
     from holdfast.storage.cid import Cid
 
 __all__ = ["Master"]
@@ -64,6 +69,8 @@ class Master:
         self.database = open_database(settings)
         self.names = SqliteNames(self.database, self.store)
         self.runs = RunTable(self.database, self.store)
+        self.made_from = MadeFrom(self.database, self.store)
+        self.cache = ComputeCache(self.database, self.store)
         self.changed = asyncio.Condition()
         """Notified when a run gets an event or ends."""
         network = loopback_network()
@@ -115,6 +122,7 @@ class Master:
         )
         add_gateway_routes(app, ContentStore(self.blocks))
         add_api_routes(app, self)
+        add_registry_routes(app, self)
         add_dashboard_routes(app, self.token)
         app.router.add_get("/metrics", metrics)
         self._runner, self.url = await listen(app, self.settings.master.host, self.settings.master.port)
@@ -182,8 +190,8 @@ class Master:
 
     # --------------------------------------------------------------------------------------------- runs
 
-    def submit(self, spec: RunSpec) -> RunStatus:
-        """Queue a run.
+    def submit(self, spec: RunSpec, *, use_cache: bool = True) -> RunStatus:
+        """Queue a run; with ``use_cache``, one that was done before ends at once with the same result.
 
         Raises:
             Unavailable: The living nodes have fewer CPUs than it needs: it could never start.
@@ -196,7 +204,7 @@ class Master:
                 f"room for {places} ({sum(cpus)} CPUs on {len(cpus)} nodes): start more with 'holdfast worker --join {self.url}'"
             )
         status = self.runs.create(spec)
-        task = asyncio.create_task(self._run(status.id, spec), name=status.id)
+        task = asyncio.create_task(self._run(status.id, spec, use_cache=use_cache), name=status.id)
         self._running[status.id] = task
         task.add_done_callback(lambda _: self._running.pop(status.id, None))
         return status
@@ -222,21 +230,43 @@ class Master:
             self.changed.notify_all()
         return seq
 
-    async def _run(self, run: str, spec: RunSpec) -> None:
+    async def _run(self, run: str, spec: RunSpec, *, use_cache: bool) -> None:
         try:
+            computation = await asyncio.to_thread(training_computation, self.store, spec)
+            known = await asyncio.to_thread(self._known, computation) if use_cache else None
+            if known is not None:
+                self.runs.start(run)
+                await self.note(run, {"type": "cached", "from": known[CACHED_FROM]})
+                self.runs.finish(run, RunState.DONE, result=known)
+                return
             async with self._slots:
                 self.runs.start(run)
                 result = await self._drive(run, spec)
             self.runs.finish(run, RunState.DONE, result=result)
+            await asyncio.to_thread(self._remember, computation, run, result)
         except asyncio.CancelledError:
-            self.runs.finish(run, RunState.CANCELLED, error="cancelled")
+            self._end(run, RunState.CANCELLED, "cancelled")
         except Exception as error:
             if not isinstance(error, HoldfastError):
                 log.exception("%s failed", run)
-            self.runs.finish(run, RunState.FAILED, error=str(error) or type(error).__name__)
+            self._end(run, RunState.FAILED, str(error) or type(error).__name__)
         finally:
             async with self.changed:
                 self.changed.notify_all()
+
+    def _known(self, computation: Computation) -> dict[str, str] | None:
+        return known_training(self.store, self.cache, computation)
+
+    def _remember(self, computation: Computation, run: str, result: dict[str, str]) -> None:
+        if not remember_training(self.store, self.cache, computation, run, result):
+            log.info("%s ran in another environment than the master's, and is not remembered", run)
+
+    def _end(self, run: str, state: RunState, error: str) -> None:
+        """Note how a run ended, unless it is done: what comes after that changes nothing of it."""
+        if self.runs.get(run).state.final:
+            log.warning("%s is done, but was not remembered: %s", run, error)
+        else:
+            self.runs.finish(run, state, error=error)
 
     async def _drive(self, run: str, spec: RunSpec) -> dict[str, str]:
         logfile = self.settings.home / "logs" / f"{run}.log"
