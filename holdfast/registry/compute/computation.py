@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -89,13 +90,24 @@ class Computation:
             raise Corrupt(f"the computation has other fields than it must: {error}") from error
 
     def flat(self) -> dict[str, Any]:
-        """Every value under its dotted path: ``config.lr``, ``environment.packages.torch``, ``inputs.data``."""
-        return dict(_flat("", {name: value for name, value in self.to_record().items() if name != "kind"}))
+        """Every value under its dotted path: ``config.lr``, ``environment.packages.torch``, ``inputs.data``.
+
+        A name with a dot in it is quoted, so that no two paths are the same.
+        """
+        found: dict[str, Any] = {"function": self.function, "code": self.code}
+        for field_name in ("inputs", "config", "environment"):
+            for name, value in getattr(self, field_name).items():
+                found.update(_flat(f"{field_name}.{_quoted(name)}", value))
+        return found
 
 
 def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and (value or not path):
+    if isinstance(value, Mapping) and value:
         for name, inner in value.items():
-            yield from _flat(f"{path}.{name}" if path else str(name), inner)
+            yield from _flat(f"{path}.{_quoted(name)}", inner)
     else:
         yield path, value
+
+
+def _quoted(name: str) -> str:
+    return json.dumps(name) if not name or "." in name or '"' in name else name

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from holdfast.registry.compute.results import CachedResult
+from holdfast.storage.formats import dag_cbor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,7 +91,7 @@ def differences(stored: Computation, asked: Computation) -> tuple[Difference, ..
 
 
 def _same(one: Any, other: Any) -> bool:
-    return type(one) is type(other) and one == other  # True is not 1, and 1 not 1.0: their keys differ
+    return dag_cbor.encode(one) == dag_cbor.encode(other)  # True is not 1, and 1 not 1.0: their keys differ
 
 
 def _text(values: Mapping[str, Any], path: str) -> str:
