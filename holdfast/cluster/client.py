@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from holdfast.cluster.archives import RegistryArchives
 from holdfast.cluster.backend import Backend, EmbeddedBackend, MasterBackend
 from holdfast.config import load_settings, read_token, token_for
 from holdfast.errors import InvalidInput
@@ -108,6 +109,7 @@ class Client:
         store: Bytes, files, directories and records by CID.
         datasets: The :class:`~holdfast.registry.DatasetManager`.
         models: The :class:`~holdfast.registry.ModelRegistry`.
+        registry: The whole registry, or some names of it, in and out: :class:`~holdfast.cluster.archives.RegistryArchives`.
         cache: What was computed before: its ``entries()``, ``explain()`` and ``clear()``.
     """
 
@@ -117,6 +119,7 @@ class Client:
         self.backend = backend
         self.datasets = DatasetManager(store, backend.names, publish=backend.publish, home=home)
         self.models = ModelRegistry(store, backend.names, publish=backend.publish)
+        self.registry = RegistryArchives(store, backend)
         self.cache = backend.cache
 
     def __enter__(self) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,6 +113,7 @@ def test_the_same_work_is_done_once_and_asked_otherwise_it_is_done_again(cache, 
 
     assert computed(cache, of(lr=1), work) == (result, None)
     again, entry = computed(cache, of(lr=1), work)
+    assert entry is not None
     assert (again, entry.key, len(done)) == (result, of(lr=1).key, 1)
     assert computed(cache, of(lr=1), work, use_cache=False)[1] is None
     assert computed(cache, of(lr=2), work)[1] is None
@@ -291,7 +293,7 @@ def test_a_module_that_is_not_there_is_part_of_the_key_too():
 
 def test_a_training_s_key_depends_on_each_part_of_its_spec_and_on_nothing_else(store):
     code, data = stored(store, "import numpy"), Cid.of(b"data")
-    spec = {"code": code, "data": data, "config": {"lr": 1}}
+    spec: dict[str, Any] = {"code": code, "data": data, "config": {"lr": 1}}
     base = training_computation(store, RunSpec(**spec))
     assert training_computation(store, RunSpec(**spec)).key == base.key
     others = [

@@ -14,7 +14,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from holdfast import __version__
-from holdfast.cluster.cli import cache, content, daemons, datasets, lineage, models, storage
+from holdfast.cluster.cli import cache, content, daemons, datasets, lineage, models, registry, storage
 from holdfast.errors import HoldfastError, Unavailable, Unsupported, disk_errors
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     models.add_commands(commands, connected)
     lineage.add_commands(commands, connected)
     cache.add_commands(commands, connected)
+    registry.add_commands(commands, connected)
     storage.add_commands(commands, common)
     return root
 
