@@ -190,12 +190,30 @@ class Master:
 
     # --------------------------------------------------------------------------------------------- runs
 
-    def submit(self, spec: RunSpec, *, use_cache: bool = True) -> RunStatus:
-        """Queue a run; with ``use_cache``, one that was done before ends at once with the same result.
+    async def submit(self, spec: RunSpec, *, use_cache: bool = True) -> RunStatus:
+        """Queue a run; with ``use_cache``, one that was done before is done already, with the same result.
 
         Raises:
             Unavailable: The living nodes have fewer CPUs than it needs: it could never start.
         """
+        known = computation = None
+        with contextlib.suppress(HoldfastError):  # what is wrong with its code, the run itself will tell
+            computation = await asyncio.to_thread(training_computation, self.store, spec)
+        if use_cache and computation is not None:
+            known = await asyncio.to_thread(known_training, self.store, self.cache, computation)
+        if known is not None:
+            run = self.runs.create(spec).id
+            self.runs.start(run)
+            await self.note(run, {"type": "cached", "from": known[CACHED_FROM]})
+            return self.runs.finish(run, RunState.DONE, result=known)
+        self._check_room(spec)
+        status = self.runs.create(spec)
+        task = asyncio.create_task(self._run(status.id, spec, computation), name=status.id)
+        self._running[status.id] = task
+        task.add_done_callback(lambda _: self._running.pop(status.id, None))
+        return status
+
+    def _check_room(self, spec: RunSpec) -> None:
         cpus = [member.num_cpus for member in self.members.alive()]
         places = sum(count // spec.threads_per_worker for count in cpus)
         if spec.workers > places:
@@ -203,11 +221,6 @@ class Master:
                 f"the run wants {spec.workers} workers of {spec.threads_per_worker} CPU each, but the living nodes have "
                 f"room for {places} ({sum(cpus)} CPUs on {len(cpus)} nodes): start more with 'holdfast worker --join {self.url}'"
             )
-        status = self.runs.create(spec)
-        task = asyncio.create_task(self._run(status.id, spec, use_cache=use_cache), name=status.id)
-        self._running[status.id] = task
-        task.add_done_callback(lambda _: self._running.pop(status.id, None))
-        return status
 
     async def cancel(self, run: str) -> RunStatus:
         """End a run that waits or runs.
@@ -230,20 +243,14 @@ class Master:
             self.changed.notify_all()
         return seq
 
-    async def _run(self, run: str, spec: RunSpec, *, use_cache: bool) -> None:
+    async def _run(self, run: str, spec: RunSpec, computation: Computation | None) -> None:
         try:
-            computation = await asyncio.to_thread(training_computation, self.store, spec)
-            known = await asyncio.to_thread(self._known, computation) if use_cache else None
-            if known is not None:
-                self.runs.start(run)
-                await self.note(run, {"type": "cached", "from": known[CACHED_FROM]})
-                self.runs.finish(run, RunState.DONE, result=known)
-                return
             async with self._slots:
                 self.runs.start(run)
                 result = await self._drive(run, spec)
             self.runs.finish(run, RunState.DONE, result=result)
-            await asyncio.to_thread(self._remember, computation, run, result)
+            if computation is not None:
+                await asyncio.to_thread(self._remember, computation, run, result)
         except asyncio.CancelledError:
             self._end(run, RunState.CANCELLED, "cancelled")
         except Exception as error:
@@ -253,9 +260,6 @@ class Master:
         finally:
             async with self.changed:
                 self.changed.notify_all()
-
-    def _known(self, computation: Computation) -> dict[str, str] | None:
-        return known_training(self.store, self.cache, computation)
 
     def _remember(self, computation: Computation, run: str, result: dict[str, str]) -> None:
         if not remember_training(self.store, self.cache, computation, run, result):
