@@ -169,10 +169,10 @@ def test_commands_print_draw_and_find(client, user_code, tmp_path: Path):
     assert run_cli("lineage", "scale", "--svg", str(tmp_path / "no" / "a.svg"), *home).returncode == 2
     assert run_cli("lineage", "nobody", *home).returncode == 3
     assert run_cli("lineage", "scale", "--depth", "0", *home).returncode == 2
-    found = cli_json("models-with-row", '{"id": 3}', *home)
+    found = cli_json("seen", '{"id": 3}', *home)
     assert [one["name"] for one in found["models"]] == ["scale:1.0.0"]
-    assert run_cli("models-with-row", "[3]", *home).returncode == 2
-    assert "no model" in run_cli("models-with-row", '{"id": 999}', *home).stdout
+    assert run_cli("seen", "[3]", *home).returncode == 2
+    assert "no model" in run_cli("seen", '{"id": 999}', *home).stdout
 
     listed = cli_json("cache", "list", *home)
     assert [(one["function"], one["made_by"]) for one in listed] == [("train", run.id)]

@@ -1,4 +1,4 @@
-"""``lineage`` and ``models-with-row``: what is made of what."""
+"""``lineage`` and ``seen``: what is made of what."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ examples:
 """
 _ROW_HELP = """\
 examples:
-  holdfast models-with-row '{"patient": 4711}'                 models trained on a dataset version that has such a row
-  holdfast models-with-row '{"patient": 4711}' --split train   in the split that was trained on
+  holdfast seen '{"patient": 4711}'                 models trained on a dataset version that has such a row
+  holdfast seen '{"patient": 4711}' --split train   in the split that was trained on
 """
 
 
@@ -53,7 +53,7 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     lineage.set_defaults(run=_lineage)
 
     row = commands.add_parser(
-        "models-with-row",
+        "seen",
         parents=[connected],
         help="the models that were trained on data with a row in it",
         epilog=_ROW_HELP,
@@ -61,7 +61,7 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     )
     row.add_argument("row", metavar="JSON", help="values by column, of all columns or those that matter")
     row.add_argument("--split", help="look in this one only, such as train")
-    row.set_defaults(run=_models_with_row)
+    row.set_defaults(run=_seen)
 
 
 def _lineage(arguments: argparse.Namespace) -> None:
@@ -94,7 +94,7 @@ def _write(file: str, data: bytes) -> str:
     return str(target)
 
 
-def _models_with_row(arguments: argparse.Namespace) -> None:
+def _seen(arguments: argparse.Namespace) -> None:
     try:
         row = json.loads(arguments.row)
     except ValueError as error:
