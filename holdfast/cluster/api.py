@@ -189,6 +189,7 @@ class _Api:
 
     async def submit(self, request: web.Request) -> web.Response:
         body = await json_body(request, "code", "data", "config")
+        use_cache = body.pop("use_cache", True) is not False
         try:
             spec = RunSpec.from_json(body)
         except TypeError as error:
@@ -196,7 +197,7 @@ class _Api:
         for cid in (spec.code, spec.data):
             if not await asyncio.to_thread(self._master.blocks.has, cid):
                 raise NotFound(f"{cid} is not on the master; send it first (POST /api/v0/car)")
-        return web.json_response(self._master.submit(spec).to_json())
+        return web.json_response((await self._master.submit(spec, use_cache=use_cache)).to_json())
 
     async def run(self, request: web.Request) -> web.Response:
         return web.json_response(self._master.runs.get(request.match_info["run"]).to_json())

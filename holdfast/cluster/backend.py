@@ -7,11 +7,17 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from holdfast.cluster.remote import RemoteNames
+from holdfast.cluster.remote_cache import RemoteCache
 from holdfast.errors import HoldfastError, NotFound, Unavailable
 from holdfast.http_client import HttpClient
+from holdfast.registry.compute.compute_cache import ComputeCache
+from holdfast.registry.compute.training import known_training, remember_training, training_computation
+from holdfast.registry.graph.lineage_graph import LineageGraph, lineage_graph
+from holdfast.registry.graph.made_from import MadeFrom
+from holdfast.registry.graph.training_sets import TrainingSet, training_sets
 from holdfast.registry.names import Names, SqliteNames
 from holdfast.registry.opening import open_database
-from holdfast.registry.run_table import RunSpec, RunState, RunStatus, RunTable
+from holdfast.registry.run_table import CACHED_FROM, RunSpec, RunState, RunStatus, RunTable
 from holdfast.storage.block_store import bring_near
 from holdfast.storage.cid import RAW
 from holdfast.storage.formats.car import car_frames
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from holdfast.config import Settings
+    from holdfast.registry.compute.results import ResultCache
     from holdfast.storage.cid import Cid
     from holdfast.storage.content import ContentStore
 
@@ -38,13 +45,15 @@ class Backend(Protocol):
     """What a :class:`~holdfast.Client` needs from where it is connected to."""
 
     names: Names
+    cache: ResultCache
+    """Results of work that was done before."""
 
     def publish(self, root: Cid, *, pin: bool = False) -> None:
         """Bring the DAG of a record to where the names are, before it is named there; pin it there if asked to."""
         ...
 
-    def run(self, spec: RunSpec, on_event: OnEvent) -> RunStatus:
-        """Run a training, and wait for its end.
+    def run(self, spec: RunSpec, on_event: OnEvent, *, use_cache: bool = True) -> RunStatus:
+        """Run a training, and wait for its end; with ``use_cache``, one that was done before is not done again.
 
         Raises:
             HoldfastError: It failed.
@@ -53,6 +62,14 @@ class Backend(Protocol):
 
     def runs(self) -> list[RunStatus]:
         """All runs, newest first."""
+        ...
+
+    def lineage(self, cid: Cid, **options: Any) -> LineageGraph:
+        """What a CID is made of and what was made from it; options of :func:`~holdfast.registry.graph.lineage_graph.lineage_graph`."""
+        ...
+
+    def training_sets(self) -> list[TrainingSet]:
+        """Every dataset version that models were made from, with those models."""
         ...
 
     def status(self) -> dict[str, Any]:
@@ -81,14 +98,16 @@ class EmbeddedBackend:
         self._store = store
         self._database = open_database(settings)
         self._runs = RunTable(self._database, store)
+        self._made_from = MadeFrom(self._database, store)
         self.names: Names = SqliteNames(self._database, store)
+        self.cache: ResultCache = ComputeCache(self._database, store)
 
     def publish(self, root: Cid, *, pin: bool = False) -> None:
         """Nothing but the pin: it is here already."""
         if pin and self._store.pins is not None:
             self._store.pins.pin(root)
 
-    def run(self, spec: RunSpec, on_event: OnEvent) -> RunStatus:
+    def run(self, spec: RunSpec, on_event: OnEvent, *, use_cache: bool = True) -> RunStatus:
         """Train in this process; see :class:`Backend`."""
         from holdfast.training.job import run_embedded
 
@@ -100,16 +119,34 @@ class EmbeddedBackend:
 
         self._runs.start(run)
         try:
-            record, model = run_embedded(spec, self._store, report)
+            computation = training_computation(self._store, spec)
+            known = known_training(self._store, self.cache, computation) if use_cache else None
+            if known is None:
+                record, model = run_embedded(spec, self._store, report)
+                result = {"run": str(record), "model": str(model)}
+            else:
+                result = known
+                report({"type": "cached", "from": known[CACHED_FROM]})
         except BaseException as error:
             state = RunState.FAILED if isinstance(error, Exception) else RunState.CANCELLED
             self._runs.finish(run, state, error=str(error) or type(error).__name__)
             raise
-        return self._runs.finish(run, RunState.DONE, result={"run": str(record), "model": str(model)})
+        status = self._runs.finish(run, RunState.DONE, result=result)
+        if known is None:
+            remember_training(self._store, self.cache, computation, run, result)
+        return status
 
     def runs(self) -> list[RunStatus]:
         """All runs of this home, newest first."""
         return self._runs.all()
+
+    def lineage(self, cid: Cid, **options: Any) -> LineageGraph:
+        """What this home's registry knows of a CID's lineage."""
+        return lineage_graph(self._store, cid, made_from=self._made_from, **options)
+
+    def training_sets(self) -> list[TrainingSet]:
+        """The dataset versions that models of this home were made from."""
+        return training_sets(self._made_from)
 
     def status(self) -> dict[str, Any]:
         """The same fields as a master's, with this process as the only node."""
@@ -138,6 +175,7 @@ class MasterBackend:
         self._store = store
         self.url = self._http.url
         self.names: Names = RemoteNames(self._http)
+        self.cache: ResultCache = RemoteCache(self._http, self.publish)
 
     def publish(self, root: Cid, *, pin: bool = False) -> None:
         """Send the master those blocks of a DAG that it lacks, and have it pin the DAG if asked to."""
@@ -173,11 +211,11 @@ class MasterBackend:
             level = list(dict.fromkeys(below))
         return wanted
 
-    def run(self, spec: RunSpec, on_event: OnEvent) -> RunStatus:
+    def run(self, spec: RunSpec, on_event: OnEvent, *, use_cache: bool = True) -> RunStatus:
         """Have the cluster train, and follow it; see :class:`Backend`. Interrupted, it cancels the run."""
         for cid in (spec.code, spec.data):
             self.publish(cid)
-        run: str = self._http.post("/api/v0/runs", spec.to_json())["id"]
+        run: str = self._http.post("/api/v0/runs", spec.to_json() | {"use_cache": use_cache})["id"]
         try:
             status = self._follow(run, on_event)
         except BaseException:
@@ -213,6 +251,15 @@ class MasterBackend:
     def runs(self) -> list[RunStatus]:
         """All runs of the cluster, newest first."""
         return [RunStatus.from_json(body) for body in self._http.get("/api/v0/runs")]
+
+    def lineage(self, cid: Cid, **options: Any) -> LineageGraph:
+        """What the master's registry knows of a CID's lineage."""
+        given = {name: int(value) for name, value in options.items()}
+        return LineageGraph.from_json(self._http.get("/api/v0/lineage", cid=str(cid), **given))
+
+    def training_sets(self) -> list[TrainingSet]:
+        """The dataset versions that models of the cluster were made from."""
+        return [TrainingSet.from_json(body) for body in self._http.get("/api/v0/lineage/training-sets")]
 
     def status(self) -> dict[str, Any]:
         """What the master says of itself."""

@@ -5,15 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from holdfast.cluster.archives import RegistryArchives
 from holdfast.cluster.backend import Backend, EmbeddedBackend, MasterBackend
 from holdfast.config import load_settings, read_token, token_for
 from holdfast.errors import InvalidInput
 from holdfast.registry.code import bundle_code
+from holdfast.registry.compute.results import computed
+from holdfast.registry.compute.training import training_computation
 from holdfast.registry.dataset_manager import DatasetManager
+from holdfast.registry.graph.lineage_graph import MAX_DEPTH, MAX_NODES
+from holdfast.registry.graph.training_sets import models_with_row
 from holdfast.registry.lineage import LineageNode, verify
 from holdfast.registry.models.model_registry import ModelRegistry
 from holdfast.registry.records import ConversionRecord, RunRecord, load_record
-from holdfast.registry.run_table import RunSpec
+from holdfast.registry.run_table import CACHED_FROM, RunSpec
 from holdfast.storage.cid import Cid
 from holdfast.storage.opening import open_store, read_cluster, write_peers
 
@@ -23,6 +28,9 @@ if TYPE_CHECKING:
 
     from holdfast.cluster.serving import RunningServer
     from holdfast.inference.search import CorpusIndex
+    from holdfast.registry.compute.explaining import Explanation
+    from holdfast.registry.graph.lineage_graph import LineageGraph
+    from holdfast.registry.graph.training_sets import ModelWithRow
     from holdfast.registry.run_table import RunStatus
     from holdfast.storage.content import ContentStore
     from holdfast.training.context import TrainFunction
@@ -85,6 +93,8 @@ class Run:
     record: RunRecord
     seconds: float
     """From its start to its end, as the clock said; not part of the record."""
+    cached_from: str | None = None
+    """The id of the run that made this result before; None if it was computed now."""
 
     @property
     def metrics(self) -> Mapping[str, Any]:
@@ -99,6 +109,8 @@ class Client:
         store: Bytes, files, directories and records by CID.
         datasets: The :class:`~holdfast.registry.DatasetManager`.
         models: The :class:`~holdfast.registry.ModelRegistry`.
+        registry: The whole registry, or some names of it, in and out: :class:`~holdfast.cluster.archives.RegistryArchives`.
+        cache: What was computed before: its ``entries()``, ``explain()`` and ``clear()``.
     """
 
     def __init__(self, home: Path, store: ContentStore, backend: Backend) -> None:
@@ -107,6 +119,8 @@ class Client:
         self.backend = backend
         self.datasets = DatasetManager(store, backend.names, publish=backend.publish, home=home)
         self.models = ModelRegistry(store, backend.names, publish=backend.publish)
+        self.registry = RegistryArchives(store, backend)
+        self.cache = backend.cache
 
     def __enter__(self) -> Self:
         return self
@@ -128,6 +142,7 @@ class Client:
         seed: int = 0,
         workers: int = 1,
         threads_per_worker: int = 1,
+        use_cache: bool = True,
         on_event: Callable[[dict[str, Any]], object] = lambda _: None,
     ) -> Run:
         """Train, and wait for the end; the run and the model are recorded, not named.
@@ -140,6 +155,8 @@ class Client:
             seed: Of torch, of the order of the data, and of everything else that is random.
             workers: How many; more than one needs a cluster.
             threads_per_worker: CPUs that each gets.
+            use_cache: Where the same training was done before, give its result at once; ``cached_from`` then tells by which
+                run. False trains in any case.
             on_event: Called with each event: reports of the function, workers that start and end.
 
         Raises:
@@ -158,7 +175,7 @@ class Client:
             workers=workers,
             threads_per_worker=threads_per_worker,
         )
-        status = self.backend.run(spec, on_event)
+        status = self.backend.run(spec, on_event, use_cache=use_cache)
         cid = Cid.parse(status.result["run"])
         return Run(
             id=status.id,
@@ -166,6 +183,7 @@ class Client:
             model=Cid.parse(status.result["model"]),
             record=load_record(self.store, cid, RunRecord),
             seconds=(status.finished or 0.0) - (status.started or 0.0),
+            cached_from=status.result.get(CACHED_FROM),
         )
 
     def runs(self) -> list[RunStatus]:
@@ -173,22 +191,32 @@ class Client:
         return self.backend.runs()
 
     def convert(
-        self, model: str | Cid, *, split: str = "test", trust_code: bool = False
+        self, model: str | Cid, *, split: str = "test", trust_code: bool = False, use_cache: bool = True
     ) -> tuple[Cid, ConversionRecord]:
-        """The model's ONNX form, made once and compared with the original on real rows; its CID and its record.
+        """The model's ONNX form, compared with the original on real rows; its CID and its record.
+
+        Args:
+            model: A CID or a name.
+            split: Which rows to compare on.
+            trust_code: Run the model's recorded source where it is not installed here.
+            use_cache: Give the one that was made in the same environment before. False makes it in any case.
 
         Raises:
             Corrupt: Its answers differ too much.
         """
-        from holdfast.inference.conversion import convert_model, remember_conversion
+        from holdfast.inference.conversion import conversion_computation, convert_model, remember_conversion
 
         cid = _resolve(self.backend, "model", model)
-        conversion, record = convert_model(
-            self.store, self.backend.names, cid, split=split, trust_code=trust_code
-        )
-        self.backend.publish(conversion)
+
+        def convert() -> Cid:
+            made, _ = convert_model(self.store, self.backend.names, cid, split=split, trust_code=trust_code)
+            self.backend.publish(made)
+            return made
+
+        computation = conversion_computation(cid, split=split)
+        conversion, _ = computed(self.cache, computation, convert, use_cache=use_cache)
         remember_conversion(self.backend.names, cid, conversion)
-        return conversion, record
+        return conversion, load_record(self.store, conversion, ConversionRecord)
 
     def serve(
         self,
@@ -213,11 +241,13 @@ class Client:
         """
         from holdfast.cluster.serving import RunningServer
         from holdfast.inference import InferenceServer, ServedModel
-        from holdfast.inference.conversion import open_engine
+        from holdfast.inference.conversion import known_conversion, open_engine
 
         cid = self.models.resolve(str(model))
         entry = next((entry for entry in self.models.entries() if entry.cid == cid), None)
-        conversion, record = self.convert(cid)
+        # Wherever it was made: it was compared with the original, and the difference is part of its record.
+        known = known_conversion(self.store, self.backend.names, cid)
+        conversion, record = known or self.convert(cid)
         served = ServedModel(
             open_engine(self.store, record, threads=threads),
             version=entry.version if entry else "1",
@@ -237,6 +267,7 @@ class Client:
         output: str = "embedding",
         metric: str = "cosine",
         factory: str = "Flat",
+        use_cache: bool = True,
     ) -> CorpusIndex:
         """Embed a dataset with a model and index the vectors; name the index if a name is given.
 
@@ -248,19 +279,26 @@ class Client:
             output: The output of the model that is the vector.
             metric: ``cosine``, ``ip`` or ``l2``.
             factory: FAISS' description of the index; ``Flat`` is exact.
+            use_cache: Where the same was built before, give that. False builds it in any case.
         """
-        from holdfast.inference.search import CorpusIndex, build_index
+        from holdfast.inference.search import CorpusIndex, build_index, index_computation
 
-        conversion, record = self.convert(model)
-        cid = build_index(
-            self.store,
-            corpus=_resolve(self.backend, "dataset", corpus),
-            model=record.model,
-            conversion=conversion,
-            output=output,
-            metric=metric,
-            factory=factory,
-        )
+        conversion, record = self.convert(model, use_cache=use_cache)
+        what: dict[str, Any] = {
+            "corpus": _resolve(self.backend, "dataset", corpus),
+            "model": record.model,
+            "conversion": conversion,
+            "output": output,
+            "metric": metric,
+            "factory": factory,
+        }
+
+        def build() -> Cid:
+            made = build_index(self.store, **what)
+            self.backend.publish(made)
+            return made
+
+        cid, _ = computed(self.cache, index_computation(**what), build, use_cache=use_cache)
         self.backend.publish(cid, pin=name is None)
         if name is not None:
             self.backend.names.register("index", name, version, cid)
@@ -275,6 +313,87 @@ class Client:
     def verify(self, ref: str | Cid) -> LineageNode:
         """What a model (or any CID) is made of, with every block hashed again; look at ``ok`` and ``render()``."""
         return verify(self.store, self.resolve(ref))
+
+    def lineage(
+        self,
+        ref: str | Cid,
+        *,
+        upstream: bool = True,
+        downstream: bool = True,
+        max_depth: int = MAX_DEPTH,
+        max_nodes: int = MAX_NODES,
+    ) -> LineageGraph:
+        """What a thing is made of, and what was made from it: ``render()``, ``to_svg()``, ``to_png()`` and ``to_json()``.
+
+        Only records are read, and nothing is hashed again: :meth:`verify` does that.
+
+        Args:
+            ref: A CID, or a model, index or dataset by name.
+            upstream: What it is made of.
+            downstream: What was made from it, as far as it was named or came out of a run.
+            max_depth: So many steps from it at most.
+            max_nodes: So many things at most; ``cut`` says when there is more.
+        """
+        return self.backend.lineage(
+            self.resolve(ref),
+            upstream=upstream,
+            downstream=downstream,
+            max_depth=max_depth,
+            max_nodes=max_nodes,
+        )
+
+    def models_with_row(
+        self,
+        row: Mapping[str, Any],
+        *,
+        split: str | None = None,
+        on_unread: Callable[[Cid, Exception], object] | None = None,
+    ) -> list[ModelWithRow]:
+        """Every model that was made from a dataset version that contains a row.
+
+        Args:
+            row: Values by column, of all columns or those that matter.
+            split: Look in this one only, such as ``train``.
+            on_unread: Told of each dataset whose rows nobody has, and why; default: that is an error.
+
+        Raises:
+            InvalidInput: No dataset has such columns, or a value can't be one of its column.
+            NotFound: The rows of a dataset are nowhere.
+        """
+        sets = self.backend.training_sets()
+        return list(models_with_row(self.store, sets, row, split=split, on_unread=on_unread))
+
+    def explain_training(
+        self,
+        function: TrainFunction,
+        dataset: str | Cid,
+        *,
+        config: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        workers: int = 1,
+        threads_per_worker: int = 1,
+    ) -> Explanation:
+        """Whether :meth:`train` would be answered by the cache, and if not, what differs from what was done before.
+
+        The environment is this process'; a master's may differ from it.
+
+        Args:
+            function: As of :meth:`train`; so are the others.
+            dataset: A CID or a name.
+            config: Plain values for the function.
+            seed: Of everything that is random.
+            workers: How many.
+            threads_per_worker: CPUs that each gets.
+        """
+        spec = RunSpec(
+            code=bundle_code(self.store, function),
+            data=_resolve(self.backend, "dataset", dataset),
+            config=dict(config or {}),
+            seed=seed,
+            workers=workers,
+            threads_per_worker=threads_per_worker,
+        )
+        return self.cache.explain(training_computation(self.store, spec))
 
     def resolve(self, ref: str | Cid) -> Cid:
         """The CID that a reference means: a CID itself, or a model, index or dataset by name."""

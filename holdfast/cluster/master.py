@@ -21,11 +21,15 @@ from holdfast.cluster.membership import HEARTBEAT_S, Member, Membership, is_loop
 from holdfast.cluster.names_api import add_names_routes
 from holdfast.cluster.processes import spawn, stop, tail
 from holdfast.cluster.ray_node import RayNode, ray_environment
+from holdfast.cluster.registry_api import add_registry_routes
 from holdfast.config import Settings, token_for
 from holdfast.errors import Conflict, HoldfastError, InvalidInput, Unavailable
+from holdfast.registry.compute.compute_cache import ComputeCache
+from holdfast.registry.compute.training import known_training, remember_training, training_computation
+from holdfast.registry.graph.made_from import MadeFrom
 from holdfast.registry.names import SqliteNames
 from holdfast.registry.opening import open_database
-from holdfast.registry.run_table import RunSpec, RunState, RunStatus, RunTable
+from holdfast.registry.run_table import CACHED_FROM, RunSpec, RunState, RunStatus, RunTable
 from holdfast.storage.content import ContentStore
 from holdfast.storage.exchange.peer_id import peer_id_of
 from holdfast.storage.exchange.routing import ProviderTable, peer_record
@@ -36,6 +40,7 @@ from holdfast.training.ray_job import RayJob, answer_of
 from holdfast.web import bearer_token, errors_as_json, listen, metrics
 
 if TYPE_CHECKING:
+    from holdfast.registry.compute.computation import Computation
     from holdfast.storage.cid import Cid
 
 __all__ = ["Master"]
@@ -65,6 +70,8 @@ class Master:
         self.database = open_database(settings)
         self.names = SqliteNames(self.database, self.store)
         self.runs = RunTable(self.database, self.store)
+        self.made_from = MadeFrom(self.database, self.store)
+        self.cache = ComputeCache(self.database, self.store)
         self.changed = asyncio.Condition()
         """Notified when a run gets an event or ends."""
         network = loopback_network()
@@ -117,6 +124,7 @@ class Master:
         add_gateway_routes(app, ContentStore(self.blocks))
         add_api_routes(app, self)
         add_names_routes(app, self)
+        add_registry_routes(app, self)
         add_dashboard_routes(app, self.token)
         app.router.add_get("/metrics", metrics)
         self._runner, self.url = await listen(app, self.settings.master.host, self.settings.master.port)
@@ -184,12 +192,30 @@ class Master:
 
     # --------------------------------------------------------------------------------------------- runs
 
-    def submit(self, spec: RunSpec) -> RunStatus:
-        """Queue a run.
+    async def submit(self, spec: RunSpec, *, use_cache: bool = True) -> RunStatus:
+        """Queue a run; with ``use_cache``, one that was done before is done already, with the same result.
 
         Raises:
             Unavailable: The living nodes have fewer CPUs than it needs: it could never start.
         """
+        known = computation = None
+        with contextlib.suppress(HoldfastError):  # what is wrong with its code, the run itself will tell
+            computation = await asyncio.to_thread(training_computation, self.store, spec)
+        if use_cache and computation is not None:
+            known = await asyncio.to_thread(known_training, self.store, self.cache, computation)
+        if known is not None:
+            run = self.runs.create(spec).id
+            self.runs.start(run)
+            await self.note(run, {"type": "cached", "from": known[CACHED_FROM]})
+            return self.runs.finish(run, RunState.DONE, result=known)
+        self._check_room(spec)
+        status = self.runs.create(spec)
+        task = asyncio.create_task(self._run(status.id, spec, computation), name=status.id)
+        self._running[status.id] = task
+        task.add_done_callback(lambda _: self._running.pop(status.id, None))
+        return status
+
+    def _check_room(self, spec: RunSpec) -> None:
         cpus = [member.num_cpus for member in self.members.alive()]
         places = sum(count // spec.threads_per_worker for count in cpus)
         if spec.workers > places:
@@ -197,11 +223,6 @@ class Master:
                 f"the run wants {spec.workers} workers of {spec.threads_per_worker} CPU each, but the living nodes have "
                 f"room for {places} ({sum(cpus)} CPUs on {len(cpus)} nodes): start more with 'holdfast worker --join {self.url}'"
             )
-        status = self.runs.create(spec)
-        task = asyncio.create_task(self._run(status.id, spec), name=status.id)
-        self._running[status.id] = task
-        task.add_done_callback(lambda _: self._running.pop(status.id, None))
-        return status
 
     async def cancel(self, run: str) -> RunStatus:
         """End a run that waits or runs.
@@ -224,21 +245,34 @@ class Master:
             self.changed.notify_all()
         return seq
 
-    async def _run(self, run: str, spec: RunSpec) -> None:
+    async def _run(self, run: str, spec: RunSpec, computation: Computation | None) -> None:
         try:
             async with self._slots:
                 self.runs.start(run)
                 result = await self._drive(run, spec)
             self.runs.finish(run, RunState.DONE, result=result)
+            if computation is not None:
+                await asyncio.to_thread(self._remember, computation, run, result)
         except asyncio.CancelledError:
-            self.runs.finish(run, RunState.CANCELLED, error="cancelled")
+            self._end(run, RunState.CANCELLED, "cancelled")
         except Exception as error:
             if not isinstance(error, HoldfastError):
                 log.exception("%s failed", run)
-            self.runs.finish(run, RunState.FAILED, error=str(error) or type(error).__name__)
+            self._end(run, RunState.FAILED, str(error) or type(error).__name__)
         finally:
             async with self.changed:
                 self.changed.notify_all()
+
+    def _remember(self, computation: Computation, run: str, result: dict[str, str]) -> None:
+        if not remember_training(self.store, self.cache, computation, run, result):
+            log.info("%s ran in another environment than the master's, and is not remembered", run)
+
+    def _end(self, run: str, state: RunState, error: str) -> None:
+        """Note how a run ended, unless it is done: what comes after that changes nothing of it."""
+        if self.runs.get(run).state.final:
+            log.warning("%s is done, but was not remembered: %s", run, error)
+        else:
+            self.runs.finish(run, state, error=error)
 
     async def _drive(self, run: str, spec: RunSpec) -> dict[str, str]:
         logfile = self.settings.home / "logs" / f"{run}.log"

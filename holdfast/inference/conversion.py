@@ -12,6 +12,8 @@ import numpy as np
 from holdfast.errors import Corrupt, InvalidInput, NotFound
 from holdfast.inference.onnx_converter import ONNXConverter
 from holdfast.inference.onnx_engine import ONNXInferenceEngine
+from holdfast.registry.compute.computation import Computation
+from holdfast.registry.compute.environment import numeric_environment
 from holdfast.registry.models.model_registry import ModelRegistry
 from holdfast.registry.records import ConversionRecord, ModelRecord, RunRecord, load_record
 from holdfast.storage.datasets.dataset import Dataset, open_dataset
@@ -24,11 +26,21 @@ if TYPE_CHECKING:
     from holdfast.storage.cid import Cid
     from holdfast.storage.content import ContentStore
 
-__all__ = ["ModelInput", "convert_model", "input_of", "model_input", "open_engine"]
+__all__ = [
+    "ModelInput",
+    "conversion_computation",
+    "convert_model",
+    "input_of",
+    "known_conversion",
+    "model_input",
+    "open_engine",
+    "remember_conversion",
+]
 
 KIND = "conversion"
 OPSET = 20
-_VERSION = "1.0.0"
+_PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxscript", "torch")
+"""What decides the numbers of a conversion, and of its comparison."""
 MAX_SAMPLES = 2048
 """Rows that the comparison runs on at most: differences show early, and large splits take long."""
 
@@ -74,17 +86,35 @@ def input_of(cid: Cid, manifest: ModelRecord) -> ModelInput:
     return ModelInput(str(given["name"]), tuple(int(size) for size in given["shape"]))
 
 
+def conversion_computation(model: Cid, *, split: str = "test") -> Computation:
+    """The computation that a conversion is, as it would be done in this process: the key under which it is remembered."""
+    return Computation(
+        function="convert",
+        inputs={"model": model},
+        config={"split": split, "opset": OPSET, "samples": MAX_SAMPLES},
+        environment=numeric_environment(_PACKAGES),
+    )
+
+
+def known_conversion(store: ContentStore, names: Names, model: Cid) -> tuple[Cid, ConversionRecord] | None:
+    """The newest ONNX form of a model that was compared with it, wherever that was; None if there is none."""
+    try:
+        known = names.resolve(KIND, str(model)).cid
+    except NotFound:
+        return None
+    return known, load_record(store, known, ConversionRecord)
+
+
 def convert_model(
     store: ContentStore, names: Names, model: Cid, *, split: str = "test", trust_code: bool = False
 ) -> tuple[Cid, ConversionRecord]:
-    """The ONNX form of a model: the one that is known already, or a new one.
+    """A new ONNX form of a model.
 
-    A new conversion counts only after its answers were compared with the original's on rows of the data that the model was
-    trained on.
+    It counts only after its answers were compared with the original's on rows of the data that the model was trained on.
 
     Args:
         store: Where models, data and the result are.
-        names: Remembers which models are converted.
+        names: Of the model registry.
         model: The model's manifest.
         split: Which rows to compare on.
         trust_code: Run the model's recorded source where it is not installed here.
@@ -93,11 +123,6 @@ def convert_model(
         Corrupt: The ONNX model's answers differ too much; nothing was recorded.
         InvalidInput: The model says nothing about its input, or was not trained by a recorded run.
     """
-    try:
-        known = names.resolve(KIND, f"{model}:{_VERSION}").cid
-        return known, load_record(store, known, ConversionRecord)
-    except NotFound:
-        pass
     manifest = load_record(store, model, ModelRecord)
     if manifest.run is None:
         raise InvalidInput(
@@ -144,8 +169,8 @@ def convert_model(
 
 
 def remember_conversion(names: Names, model: Cid, conversion: Cid) -> None:
-    """Note a conversion, so that the next :func:`convert_model` finds it."""
-    names.register(KIND, str(model), _VERSION, conversion)
+    """Note a conversion, so that it is kept, and :func:`known_conversion` finds it."""
+    names.register(KIND, str(model), None, conversion)
 
 
 def open_engine(store: ContentStore, record: ConversionRecord, **options: Any) -> ONNXInferenceEngine:

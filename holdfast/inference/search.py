@@ -10,6 +10,8 @@ import numpy as np
 from holdfast.errors import Corrupt, InvalidInput
 from holdfast.inference.conversion import input_of, model_input, open_engine
 from holdfast.inference.vector_index import SearchResult, VectorIndex
+from holdfast.registry.compute.computation import Computation
+from holdfast.registry.compute.environment import numeric_environment
 from holdfast.registry.records import ConversionRecord, IndexRecord, ModelRecord, load_record
 from holdfast.storage.datasets.dataset import open_dataset
 from holdfast.storage.loaders.collation import table_to_numpy
@@ -22,9 +24,11 @@ if TYPE_CHECKING:
     from holdfast.storage.content import ContentStore
     from holdfast.storage.datasets.dataset import Dataset
 
-__all__ = ["CorpusIndex", "Neighbour", "build_index", "embed"]
+__all__ = ["CorpusIndex", "Neighbour", "build_index", "embed", "index_computation"]
 
 _BATCH = 256
+_PACKAGES = ("faiss-cpu", "numpy", "onnxruntime", "pyarrow")
+"""What decides the numbers of an index."""
 
 
 def embed(engine: ONNXInferenceEngine, samples: NDArray[Any], output: str) -> NDArray[np.float32]:
@@ -38,6 +42,40 @@ def embed(engine: ONNXInferenceEngine, samples: NDArray[Any], output: str) -> ND
     ]
     vectors: NDArray[np.float32] = np.concatenate(pieces).astype(np.float32, copy=False)
     return vectors.reshape(len(vectors), -1)
+
+
+def index_computation(
+    *,
+    corpus: Cid,
+    model: Cid,
+    conversion: Cid,
+    splits: tuple[str, ...] | None = None,
+    output: str = "embedding",
+    metric: str = "cosine",
+    factory: str = "Flat",
+) -> Computation:
+    """The computation that building an index is, in this process: the key under which it is remembered.
+
+    Args:
+        corpus: As of :func:`build_index`; so are the others.
+        model: The model's manifest.
+        conversion: Its ONNX form.
+        splits: Which parts.
+        output: The output of the model that is the vector.
+        metric: ``cosine``, ``ip`` or ``l2``.
+        factory: FAISS' description of the index.
+    """
+    return Computation(
+        function="index",
+        inputs={"corpus": corpus, "model": model, "conversion": conversion},
+        config={
+            "splits": list(splits) if splits is not None else None,
+            "output": output,
+            "metric": metric,
+            "factory": factory,
+        },
+        environment=numeric_environment(_PACKAGES),
+    )
 
 
 def build_index(

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from holdfast.registry.database import Database
     from holdfast.storage.content import ContentStore
 
-__all__ = ["RunSpec", "RunState", "RunStatus", "RunTable"]
+__all__ = ["CACHED_FROM", "RunSpec", "RunState", "RunStatus", "RunTable"]
+
+CACHED_FROM = "cached_from"
+"""In a run's result: which run made it, where it was known already."""
 
 
 class RunState(StrEnum):
@@ -94,7 +97,8 @@ class RunStatus:
     finished: float | None
     error: str | None
     result: Mapping[str, str]
-    """CIDs as text: ``run`` and ``model``, once it is done."""
+    """CIDs as text: ``run`` and ``model``, once it is done. ``cached_from`` beside them is the id of the run that made them, where
+    this one did not have to."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; :meth:`from_json` reads them."""
@@ -145,7 +149,8 @@ class RunTable:
         if not state.final:
             raise InvalidInput(f"a run can't end as {state}")
         for part, cid in (result or {}).items():
-            self._store.hold(f"{run} result {part}", Cid.parse(cid))
+            if part != CACHED_FROM:
+                self._store.hold(f"{run} result {part}", Cid.parse(cid))
         return self._move(run, state, "finished", error=error, result=result)
 
     def _move(

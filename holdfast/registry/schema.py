@@ -83,7 +83,34 @@ NAMES_BY_INDEX = (
     "CREATE TABLE to_release (label TEXT PRIMARY KEY) STRICT, WITHOUT ROWID",
 )
 
-MIGRATIONS: list[tuple[str, ...]] = [FIRST, NAMES_BY_INDEX]
+MADE_FROM = (
+    # Filled by ``graph/made_from.py``: what is linked from what, and which records were looked through for that.
+    """CREATE TABLE made_from (
+        part BLOB NOT NULL, role TEXT NOT NULL, whole BLOB NOT NULL, PRIMARY KEY (part, whole, role)
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX made_from_by_whole ON made_from (whole)",
+    "CREATE TABLE made_from_records (cid BLOB PRIMARY KEY, kind TEXT NOT NULL) STRICT, WITHOUT ROWID",
+    "CREATE INDEX made_from_records_by_kind ON made_from_records (kind)",
+    "CREATE TABLE made_from_waiting (cid TEXT PRIMARY KEY) STRICT, WITHOUT ROWID",
+    """CREATE TRIGGER made_from_named AFTER INSERT ON versions BEGIN
+        INSERT OR IGNORE INTO made_from_waiting VALUES (new.cid);
+    END""",
+    """CREATE TRIGGER made_from_ran AFTER UPDATE OF result ON runs
+    WHEN json_extract(new.result, '$.model') IS NOT NULL BEGIN
+        INSERT OR IGNORE INTO made_from_waiting VALUES (json_extract(new.result, '$.model'));
+    END""",
+)
+
+COMPUTED = (
+    # Filled by ``compute/compute_cache.py``: what was computed before.
+    """CREATE TABLE computed (
+        key TEXT PRIMARY KEY, function TEXT NOT NULL, fields BLOB NOT NULL, result TEXT NOT NULL, made_by TEXT NOT NULL,
+        created REAL NOT NULL, attestation TEXT
+    ) STRICT""",
+    "CREATE INDEX computed_by_function ON computed (function, created)",
+)
+
+MIGRATIONS: list[tuple[str, ...]] = [FIRST, NAMES_BY_INDEX, MADE_FROM, COMPUTED]
 """The steps, each a list of statements. ``PRAGMA user_version`` counts those that a file has taken."""
 
 

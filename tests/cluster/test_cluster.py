@@ -67,7 +67,9 @@ def test_each_worker_pulls_its_share_and_the_sum_is_the_whole(cluster: Cluster, 
 def test_the_same_run_twice_gives_the_same_cids(cluster: Cluster, tmp_path: Path, user_code):
     with cluster.connect(tmp_path / "client") as client:
         data = client.datasets.store_dataset(numbers(1), chunk_size=64)
-        first, second = (client.train(user_code.train, data.cid, workers=2) for _ in range(2))
+        first, second = (
+            client.train(user_code.train, data.cid, workers=2, use_cache=False) for _ in range(2)
+        )
     assert first.id != second.id
     assert (first.cid, first.model) == (second.cid, second.model)
 

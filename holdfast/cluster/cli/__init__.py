@@ -14,7 +14,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from holdfast import __version__
-from holdfast.cluster.cli import content, daemons, datasets, models, names, storage
+from holdfast.cluster.cli import cache, content, daemons, datasets, lineage, models, names, registry, storage
 from holdfast.errors import HoldfastError, Unavailable, Unsupported, disk_errors
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ examples:
   holdfast add data.parquet                 store a file; prints its CID
   holdfast dataset add wine.csv --name wine store a table as a dataset, known by its CID
   holdfast verify digits@champion           hash everything that a model was made from
+  holdfast lineage digits --svg digits.svg  draw what it is made of, and what was made from it
 
 exit status:
   0 done   2 wrong input   3 not found   4 conflict   5 corrupt   6 unavailable   7 denied   8 unsupported
@@ -66,6 +67,9 @@ def parser() -> argparse.ArgumentParser:
     datasets.add_commands(commands, connected)
     models.add_commands(commands, connected)
     names.add_commands(commands, connected)
+    lineage.add_commands(commands, connected)
+    cache.add_commands(commands, connected)
+    registry.add_commands(commands, connected)
     storage.add_commands(commands, common)
     return root
 

@@ -15,9 +15,10 @@ from holdfast.errors import Corrupt, InvalidInput
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["add_commands", "progress_line"]
+__all__ = ["add_commands", "imported", "progress_line"]
 
 _REF = "a CID, name, name:1.0.0 or name@alias"
+_NO_CACHE = "do the work even if the same was done before"
 
 
 def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
@@ -32,6 +33,7 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     )
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--workers", type=int, default=1)
+    train.add_argument("--no-cache", action="store_true", help=_NO_CACHE)
     train.add_argument("--name", help="register the model under this name")
     train.add_argument("--version", help="with --name: the version (default: the next minor one)")
     train.add_argument("--alias", action="append", default=[], help="with --name: point this alias at it")
@@ -44,6 +46,7 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     convert.add_argument(
         "--trust-code", action="store_true", help="run the model's code where it is not installed here"
     )
+    convert.add_argument("--no-cache", action="store_true", help=_NO_CACHE)
     convert.set_defaults(run=_convert)
 
     serve = commands.add_parser("serve", parents=[connected], help="serve a model over HTTP, until Ctrl-C")
@@ -62,6 +65,7 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     index.add_argument(
         "--factory", default="Flat", help="FAISS' description of the index (default: Flat, which is exact)"
     )
+    index.add_argument("--no-cache", action="store_true", help=_NO_CACHE)
     index.set_defaults(run=_index)
 
     search = commands.add_parser(
@@ -103,6 +107,8 @@ def progress_line(event: dict[str, Any]) -> str | None:
         return "  ".join(
             f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in event["metrics"].items()
         )
+    if event["type"] == "cached":
+        return f"cached from {event['from']}: the same was trained before, so nothing is trained now"
     if event["type"] == "worker_done":
         moved = event["fetched"]
         return (
@@ -111,7 +117,12 @@ def progress_line(event: dict[str, Any]) -> str | None:
     return None
 
 
-def _imported(text: str) -> Any:
+def imported(text: str) -> Any:
+    """The function that ``package.module:function`` names.
+
+    Raises:
+        InvalidInput: It names none.
+    """
     module, _, name = text.partition(":")
     if not name:
         raise InvalidInput(f"{text!r} is not package.module:function")
@@ -123,7 +134,7 @@ def _imported(text: str) -> Any:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    function = _imported(arguments.function)
+    function = imported(arguments.function)
     try:
         config = json.loads(arguments.config)
     except ValueError as error:
@@ -142,6 +153,7 @@ def _train(arguments: argparse.Namespace) -> None:
             config=config,
             seed=arguments.seed,
             workers=arguments.workers,
+            use_cache=not arguments.no_cache,
             on_event=tell,
         )
         value = {
@@ -149,8 +161,11 @@ def _train(arguments: argparse.Namespace) -> None:
             "model": str(run.model),
             "metrics": dict(run.metrics),
             "seconds": run.seconds,
+            "cached_from": run.cached_from,
         }
         text = f"run    {run.cid}\nmodel  {run.model}"
+        if run.cached_from is not None:
+            text += f"\n       cached from {run.cached_from}"
         if arguments.name:
             entry = client.models.register(
                 arguments.name, run.model, arguments.version, aliases=arguments.alias
@@ -162,7 +177,9 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def _convert(arguments: argparse.Namespace) -> None:
     with open_client(arguments) as client:
-        cid, record = client.convert(arguments.model, trust_code=arguments.trust_code)
+        cid, record = client.convert(
+            arguments.model, trust_code=arguments.trust_code, use_cache=not arguments.no_cache
+        )
     value = {"conversion": str(cid), "onnx": str(record.onnx), "comparison": dict(record.comparison)}
     text = (
         f"conversion  {cid}\nonnx        {record.onnx}\n"
@@ -191,7 +208,11 @@ def _serve(arguments: argparse.Namespace) -> None:
 def _index(arguments: argparse.Namespace) -> None:
     with open_client(arguments) as client:
         index = client.build_index(
-            arguments.name, corpus=arguments.data, model=arguments.model, factory=arguments.factory
+            arguments.name,
+            corpus=arguments.data,
+            model=arguments.model,
+            factory=arguments.factory,
+            use_cache=not arguments.no_cache,
         )
         value = {"index": str(index.cid), "rows": len(index), "dim": index.record.dim}
     show(arguments, value, f"index  {value['index']}\n       {value['rows']} vectors of {value['dim']}")

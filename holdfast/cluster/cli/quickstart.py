@@ -240,7 +240,7 @@ def _train(screen: _Screen, client: Client, dataset: Dataset) -> tuple[Run, list
         elif (text := progress_line(event)) is not None:
             screen.live(text)
 
-    run = client.train(digits.train, dataset.cid, workers=WORKERS, on_event=follow)
+    run = client.train(digits.train, dataset.cid, workers=WORKERS, use_cache=False, on_event=follow)
     accuracy = run.metrics["test_accuracy"]
     screen.say("accuracy", f"{accuracy:.4f} on {dataset.rows_in('test')} digits it has not seen")
     screen.say("run", run.cid)

@@ -1,0 +1,166 @@
+"""Names out of a registry: chosen, with their blocks, as a stream or as a CAR file."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from holdfast.errors import Conflict, NotFound, disk_errors
+from holdfast.registry.archive.archive_record import ArchivedName, ArchiveRecord
+from holdfast.registry.archive.contents import blocks_of, check_amount
+from holdfast.registry.names import Reference, SqliteNames
+from holdfast.storage.formats.car import car_frames
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator, Sequence
+
+    from holdfast.registry.names import NameEntry, Names
+    from holdfast.storage.cid import Buffer, Cid
+    from holdfast.storage.content import ContentStore
+
+__all__ = ["Exported", "archive_of", "export_archive"]
+
+KINDS = ("model", "index", "dataset")
+"""Where a reference is looked for, in this order."""
+CONVERSION = "conversion"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """What was written."""
+
+    root: Cid
+    names: tuple[ArchivedName, ...]
+    size_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "root": str(self.root),
+            "names": [f"{name.kind} {name.name}:{name.version}" for name in self.names],
+            "size_bytes": self.size_bytes,
+        }
+
+
+def export_archive(
+    store: ContentStore,
+    names: Names,
+    path: str | os.PathLike[str],
+    *,
+    refs: Sequence[str] | None = None,
+    kind: str | None = None,
+    amount: str = "all",
+    progress: Callable[[int], object] | None = None,
+) -> Exported:
+    """Write names with their blocks as one CAR file, in constant memory; it appears when it is complete.
+
+    Args:
+        store: Gives the blocks; missing ones are fetched.
+        names: Of the registry.
+        path: The file, which must not exist.
+        refs: ``name`` (all its versions), ``name:1.0.0`` or ``name@alias``; None for the whole registry.
+        kind: Look for the references among ``model``, ``index`` or ``dataset`` only; default: in this order.
+        amount: ``all``; ``files``: all but the rows of datasets; ``records``: the records only.
+        progress: Told how many more bytes were written.
+
+    Raises:
+        NotFound: No such name, or a block that nobody has; nothing is written.
+        Conflict: The file exists.
+        InvalidInput: No such amount.
+    """
+    target = Path(path)
+    if target.exists():
+        raise Conflict(f"{target} exists: choose another name, or remove it first")
+    if not target.parent.is_dir():
+        raise NotFound(f"there is no folder {target.parent} to write {target.name} to")
+    root, archive, blocks = archive_of(store, names, refs=refs, kind=kind, amount=amount)
+    partial = target.with_name(f".{target.name}.part")
+    written = 0
+    try:
+        with disk_errors(target.parent):
+            with partial.open("wb") as file:
+                for frame in car_frames([root], blocks):
+                    file.write(frame)
+                    written += len(frame)
+                    if progress is not None:
+                        progress(len(frame))
+            partial.rename(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return Exported(root=root, names=archive.names, size_bytes=written)
+
+
+def archive_of(
+    store: ContentStore,
+    names: Names,
+    *,
+    refs: Sequence[str] | None = None,
+    kind: str | None = None,
+    amount: str = "all",
+) -> tuple[Cid, ArchiveRecord, Iterator[tuple[Cid, Buffer]]]:
+    """The root of an archive, what it holds, and its blocks, which are read as they are asked for.
+
+    See :func:`export_archive` for the arguments and errors.
+    """
+    wanted = check_amount(amount)
+    entries = _chosen(names, refs, kind)
+    archive = ArchiveRecord(
+        amount=wanted,
+        names=tuple(ArchivedName.of(entry) for entry in entries),
+        commits=tuple(_commits(names, entries)),
+    )
+    records = archive.blocks()
+    own = {cid for cid, _ in records}
+
+    def blocks() -> Iterator[tuple[Cid, Buffer]]:
+        roots = chain((name.cid for name in archive.names), archive.commits)
+        below = (pair for pair in blocks_of(store, dict.fromkeys(roots), amount=wanted) if pair[0] not in own)
+        yield from chain(records, below)
+
+    return records[0][0], archive, blocks()
+
+
+def _chosen(names: Names, refs: Sequence[str] | None, kind: str | None) -> list[NameEntry]:
+    """The entries of some references, each once; with each model its conversions, so that it can be served."""
+    if refs is None:
+        return [entry for entry in names.entries() if kind in (None, entry.kind)]
+    found: dict[tuple[str, str, str], NameEntry] = {}
+    converted = {entry.name: entry for entry in names.entries(CONVERSION)}
+    for ref in refs:
+        for entry in _entries_of(names, ref, (kind,) if kind is not None else KINDS):
+            found[entry.kind, entry.name, entry.version] = entry
+            if str(entry.cid) in converted:
+                also = converted[str(entry.cid)]
+                found[also.kind, also.name, also.version] = also
+    return list(found.values())
+
+
+def _entries_of(names: Names, ref: str, kinds: Sequence[str]) -> list[NameEntry]:
+    wanted = Reference.parse(ref)
+    known: list[str] = []
+    for kind in kinds:
+        entries = names.entries(kind)
+        of_name = [entry for entry in entries if entry.name == wanted.name]
+        if of_name:
+            return of_name if str(wanted) == wanted.name else [names.resolve(kind, ref)]
+        known += [entry.name for entry in entries]
+    near = difflib.get_close_matches(wanted.name, set(known), n=3)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise NotFound(f"there is no {' or '.join(kinds)} named {wanted.name!r}{hint}")
+
+
+def _commits(names: Names, entries: list[NameEntry]) -> list[Cid]:
+    """The commits that changed these names, where the names are a home's own."""
+    if not isinstance(names, SqliteNames):
+        return []
+    of = {(entry.kind, entry.name) for entry in entries}
+    return [
+        commit.cid
+        for commit in names.history()
+        if (commit.change.get("kind"), commit.change.get("name")) in of
+    ]

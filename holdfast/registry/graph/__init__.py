@@ -1,0 +1,1 @@
+"""What is made of what: the graph of the records, in both directions, as a value, as text and as a picture."""
