@@ -6,11 +6,12 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from holdfast.cluster.remote import RemoteNames
+from holdfast.cluster.remote import RemoteAttestations, RemoteNames
 from holdfast.errors import HoldfastError, NotFound, Unavailable
 from holdfast.http_client import HttpClient
 from holdfast.registry.names import Names, SqliteNames
 from holdfast.registry.opening import open_database
+from holdfast.registry.proof import Attestations, SqliteAttestations
 from holdfast.registry.run_table import RunSpec, RunState, RunStatus, RunTable
 from holdfast.storage.block_store import bring_near
 from holdfast.storage.cid import RAW
@@ -38,6 +39,7 @@ class Backend(Protocol):
     """What a :class:`~holdfast.Client` needs from where it is connected to."""
 
     names: Names
+    attestations: Attestations
 
     def publish(self, root: Cid, *, pin: bool = False) -> None:
         """Bring the DAG of a record to where the names are, before it is named there; pin it there if asked to."""
@@ -82,6 +84,7 @@ class EmbeddedBackend:
         self._database = open_database(settings)
         self._runs = RunTable(self._database, store)
         self.names: Names = SqliteNames(self._database, store)
+        self.attestations: Attestations = SqliteAttestations(self._database, store)
 
     def publish(self, root: Cid, *, pin: bool = False) -> None:
         """Nothing but the pin: it is here already."""
@@ -138,6 +141,7 @@ class MasterBackend:
         self._store = store
         self.url = self._http.url
         self.names: Names = RemoteNames(self._http)
+        self.attestations: Attestations = RemoteAttestations(self._http, store)
 
     def publish(self, root: Cid, *, pin: bool = False) -> None:
         """Send the master those blocks of a DAG that it lacks, and have it pin the DAG if asked to."""

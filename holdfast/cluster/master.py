@@ -24,6 +24,7 @@ from holdfast.config import Settings, token_for
 from holdfast.errors import Conflict, HoldfastError, InvalidInput, Unavailable
 from holdfast.registry.names import SqliteNames
 from holdfast.registry.opening import open_database
+from holdfast.registry.proof import SqliteAttestations
 from holdfast.registry.run_table import RunSpec, RunState, RunStatus, RunTable
 from holdfast.storage.content import ContentStore
 from holdfast.storage.exchange.peer_id import peer_id_of
@@ -63,6 +64,7 @@ class Master:
         self.store = open_store(settings)
         self.database = open_database(settings)
         self.names = SqliteNames(self.database, self.store)
+        self.attestations = SqliteAttestations(self.database, self.store)
         self.runs = RunTable(self.database, self.store)
         self.changed = asyncio.Condition()
         """Notified when a run gets an event or ends."""

@@ -1,4 +1,4 @@
-"""A master's names, over its API."""
+"""A master's names and attestations, over its API."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from holdfast.registry.names import UNCHECKED, NameEntry
+from holdfast.registry.proof import AttestationEntry
+from holdfast.registry.proof.attestations import MAX_FIND
+from holdfast.storage.formats.car import car_frames
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from holdfast.http_client import HttpClient
     from holdfast.storage.cid import Cid
+    from holdfast.storage.content import ContentStore
 
-__all__ = ["RemoteNames"]
+__all__ = ["RemoteAttestations", "RemoteNames"]
 
 
 class RemoteNames:
@@ -45,3 +51,32 @@ class RemoteNames:
     def entries(self, kind: str | None = None) -> list[NameEntry]:
         """All versions of all names, newest last within a name."""
         return [NameEntry.from_json(body) for body in self._http.get("/api/v0/names", kind=kind)]
+
+
+class RemoteAttestations:
+    """The attestations that a master keeps; see :class:`~holdfast.registry.proof.Attestations`.
+
+    Args:
+        http: The master.
+        store: Of this node, where new attestations are.
+    """
+
+    def __init__(self, http: HttpClient, store: ContentStore) -> None:
+        self._http = http
+        self._store = store
+
+    def add(self, attestation: Cid) -> list[AttestationEntry]:
+        """Send an attestation to the master, which notes and keeps it; what it is about must be there."""
+        data = self._store.blocks.get(attestation)
+        self._http.post("/api/v0/car", car_frames([attestation], [(attestation, data)]))
+        answer = self._http.post("/api/v0/attestations", {"cid": str(attestation)})
+        return [AttestationEntry.from_json(body) for body in answer]
+
+    def find(self, subjects: Sequence[Cid]) -> list[AttestationEntry]:
+        """The entries that are about any of these, oldest first."""
+        found: list[AttestationEntry] = []
+        for at in range(0, len(subjects), MAX_FIND):
+            asked = [str(cid) for cid in subjects[at : at + MAX_FIND]]
+            answer = self._http.post("/api/v0/attestations/find", {"subjects": asked})
+            found += [AttestationEntry.from_json(body) for body in answer]
+        return found

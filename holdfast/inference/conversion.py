@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from holdfast.storage.cid import Cid
     from holdfast.storage.content import ContentStore
 
-__all__ = ["convert_model", "model_input", "open_engine"]
+__all__ = ["convert_model", "known_conversion", "model_input", "open_engine", "remember_conversion"]
 
 KIND = "conversion"
 OPSET = 20
@@ -50,8 +50,30 @@ def model_input(dataset: Dataset, split: str, column: str) -> NDArray[np.float32
     return np.concatenate(pieces)
 
 
+def known_conversion(store: ContentStore, names: Names, model: Cid) -> tuple[Cid, ConversionRecord] | None:
+    """The ONNX form of a model that was made before, if there is one.
+
+    Raises:
+        Corrupt: What the names say is its ONNX form is another model's.
+    """
+    try:
+        known = names.resolve(KIND, f"{model}:{_VERSION}").cid
+    except NotFound:
+        return None
+    record = load_record(store, known, ConversionRecord)
+    if record.model != model:
+        raise Corrupt(f"the conversion {known} is known as one of {model}, but it is one of {record.model}")
+    return known, record
+
+
 def convert_model(
-    store: ContentStore, names: Names, model: Cid, *, split: str = "test", trust_code: bool = False
+    store: ContentStore,
+    names: Names,
+    model: Cid,
+    *,
+    split: str = "test",
+    trust_code: bool = False,
+    again: bool = False,
 ) -> tuple[Cid, ConversionRecord]:
     """The ONNX form of a model: the one that is known already, or a new one.
 
@@ -64,16 +86,15 @@ def convert_model(
         model: The model's manifest.
         split: Which rows to compare on.
         trust_code: Run the model's recorded source where it is not installed here.
+        again: Make it here and now, whatever is known.
 
     Raises:
         Corrupt: The ONNX model's answers differ too much; nothing was recorded.
         InvalidInput: The model says nothing about its input, or was not trained by a recorded run.
     """
-    try:
-        known = names.resolve(KIND, f"{model}:{_VERSION}").cid
-        return known, load_record(store, known, ConversionRecord)
-    except NotFound:
-        pass
+    known = None if again else known_conversion(store, names, model)
+    if known is not None:
+        return known
     manifest = load_record(store, model, ModelRecord)
     if manifest.run is None or not manifest.input_shape or not manifest.input_column:
         raise InvalidInput(

@@ -1,4 +1,4 @@
-"""The one mutable file of a home: names, aliases and runs, in SQLite."""
+"""The one mutable file of a home: names, aliases, runs, and who signed what, in SQLite."""
 
 from __future__ import annotations
 
@@ -39,6 +39,10 @@ CREATE TABLE IF NOT EXISTS runs (
 CREATE TABLE IF NOT EXISTS events (
     run TEXT NOT NULL REFERENCES runs(id), seq INTEGER NOT NULL, time REAL NOT NULL, body TEXT NOT NULL,
     PRIMARY KEY (run, seq)
+) STRICT;
+CREATE TABLE IF NOT EXISTS attestations (
+    subject TEXT NOT NULL, attestation TEXT NOT NULL, keyid TEXT NOT NULL, time REAL NOT NULL,
+    PRIMARY KEY (subject, attestation, keyid)
 ) STRICT;
 """
 

@@ -12,9 +12,10 @@ from holdfast.registry.weights import constructor_config, load_weights, weights_
 from holdfast.storage.cid import Cid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from holdfast.registry.names import NameEntry, Names
+    from holdfast.registry.proof import Signatures
     from holdfast.storage.content import ContentStore
 
 __all__ = ["ModelRegistry"]
@@ -30,6 +31,8 @@ class ModelRegistry:
         names: Where names are kept; default: the names of ``$HOLDFAST_HOME``.
         publish: Called with the CID of each new model before it is named, to bring its blocks where the
             names are; default: nothing to do.
+        signatures: Who signed what, and the home's policy for what is loaded; default: those of ``$HOLDFAST_HOME``, and
+            none where a store and names are given.
     """
 
     def __init__(
@@ -38,15 +41,19 @@ class ModelRegistry:
         names: Names | None = None,
         *,
         publish: Callable[[Cid], object] | None = None,
+        signatures: Signatures | None = None,
     ) -> None:
         if store is None or names is None:
-            from holdfast.registry.opening import open_registry
+            from holdfast.config import load_settings
+            from holdfast.registry.opening import open_registry, open_signatures
 
             opened_store, opened_names = open_registry()
             store, names = store or opened_store, names or opened_names
+            signatures = signatures or open_signatures(load_settings(), store)
         self._store = store
         self._names = names
         self._publish = publish or (lambda _: None)
+        self._signatures = signatures
 
     def register(
         self,
@@ -106,25 +113,41 @@ class ModelRegistry:
             metadata=dict(metadata or {}),
         ).store(self._store)
 
-    def get(self, name: str, version: str | None = None, *, trust_code: bool = False) -> Any:
+    def get(
+        self,
+        name: str,
+        version: str | None = None,
+        *,
+        trust_code: bool = False,
+        require_signed_by: Sequence[str] | None = None,
+    ) -> Any:
         """The model itself, ready to be called, in evaluation mode.
 
         Args:
             name: A name (then the newest version), ``name@alias``, ``name:1.0.0``, or a CID.
             version: A version of the name.
             trust_code: Run the model's recorded source where it is not installed here.
+            require_signed_by: Names or keys, one of which must have signed the model, besides what the home requires
+                (``registry.require_signed_by``).
 
         Raises:
             NotFound: No such name or version, or a block that nobody has.
-            Denied: The model's class is not installed here, and its code is not trusted.
+            Denied: Nobody who must have signed the model did; or its class is not installed here, and its code is not trusted.
             InvalidInput: What the manifest calls the model's class is none.
         """
-        return self.load(self.resolve(f"{name}:{version}" if version else name), trust_code=trust_code)
+        return self.load(
+            self.resolve(f"{name}:{version}" if version else name),
+            trust_code=trust_code,
+            require_signed_by=require_signed_by,
+        )
 
-    def load(self, cid: Cid, *, trust_code: bool = False) -> Any:
+    def load(
+        self, cid: Cid, *, trust_code: bool = False, require_signed_by: Sequence[str] | None = None
+    ) -> Any:
         """The model of a manifest's CID; see :meth:`get`."""
         import torch
 
+        self.check_signed(cid, require_signed_by)
         record = load_record(self._store, cid, ModelRecord)
         cls = load_code(self._store, record.code, trust=trust_code)
         # Anything else would be a way to call any installed function with a stranger's arguments.
@@ -133,6 +156,20 @@ class ModelRegistry:
         model = cls(**record.config)
         load_weights(model, self._store.open(record.weights))
         return model.eval()
+
+    def check_signed(self, cid: Cid, require_signed_by: Sequence[str] | None = None) -> None:
+        """Return if the home's policy, and the caller's, let a model be used.
+
+        Raises:
+            Denied: Nobody who must have signed it did.
+            InvalidInput: Signatures are required of a registry that was opened without any.
+        """
+        if self._signatures is not None:
+            self._signatures.require(cid, require_signed_by)
+        elif require_signed_by is not None:
+            raise InvalidInput(
+                "require_signed_by can't be checked: this registry was opened without signatures=, see open_signatures"
+            )
 
     def resolve(self, ref: str) -> Cid:
         """The manifest's CID of a reference, or of a CID's own text."""

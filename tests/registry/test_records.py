@@ -8,6 +8,7 @@ import pytest
 
 from holdfast.errors import Corrupt, InvalidInput
 from holdfast.registry import (
+    AttestationRecord,
     CodeRecord,
     ConversionRecord,
     EnvironmentRecord,
@@ -65,6 +66,14 @@ GOLDEN: dict[str, Record] = {
         rows=1797,
         index=D,
     ),
+    "attestation": AttestationRecord(
+        subjects=(A, B),
+        envelope={
+            "payloadType": "application/vnd.in-toto+json",
+            "payload": b"{}",
+            "signatures": [{"keyid": "z6Mk", "sig": bytes(64)}],
+        },
+    ),
 }
 
 CIDS = {
@@ -74,6 +83,7 @@ CIDS = {
     "model": "bafyreihdz6tiznhutw74r7rgwpcilzojfstcbnay2gblfru3ajouydn7lu",
     "model_bare": "bafyreiazpsusobhztdbfnuccqtur3mnu5cokltpzyjrq2rzb4jouiquj3q",
     "conversion": "bafyreigfkeuzsvwxpcl5d465ctlkb7wguxctbhspviwbkzmnesaraiib3i",
+    "attestation": "bafyreiai5ewteipojj6j6xjpim6da5zuy2gu22so64nl2flq3cxahvh224",
     "index": "bafyreic6apx5gyfqvba3lohwhfhavsotlw5ypvsi2m5abgt742no4nnoay",
 }
 

@@ -14,7 +14,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from holdfast import __version__
-from holdfast.cluster.cli import content, daemons, datasets, models, storage
+from holdfast.cluster.cli import content, daemons, datasets, models, proof, storage
 from holdfast.errors import HoldfastError, Unavailable, Unsupported, disk_errors
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ examples:
   holdfast up                               start a cluster; workers join with 'holdfast worker --join URL'
   holdfast add data.parquet                 store a file; prints its CID
   holdfast dataset add wine.csv --name wine store a table as a dataset, known by its CID
-  holdfast verify digits@champion           hash everything that a model was made from
+  holdfast verify digits@champion --deep    hash everything that a model was made from
 
 exit status:
   0 done   2 wrong input   3 not found   4 conflict   5 corrupt   6 unavailable   7 denied   8 unsupported
@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     content.add_commands(commands, connected)
     datasets.add_commands(commands, connected)
     models.add_commands(commands, connected)
+    proof.add_commands(commands, common, connected)
     storage.add_commands(commands, common)
     return root
 
