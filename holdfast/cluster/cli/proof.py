@@ -147,7 +147,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     lines += [f"broken: {link}" for link in broken]
     show(arguments, tree.to_json(), "\n".join(lines))
     if broken and not arguments.json:
-        print(f"holdfast: {arguments.ref} does not verify: {broken[0]}", file=sys.stderr)
+        told = f"{len(broken)} link{'s' * (len(broken) != 1)} of {len(nodes)} parts"
+        print(f"holdfast: {arguments.ref} does not verify: {told} broken, see above", file=sys.stderr)
     return _FAILED if broken else 0
 
 

@@ -183,9 +183,12 @@ class KeyRing:
             return PublicKey.parse(text)
         known = self.known()
         if _checked(text) not in known:
-            raise NotFound(
-                f"no key is named {text!r} here{_near(text, list(known))}; 'holdfast keys trust {text} z6Mk...' gives it one"
+            how = (
+                f"show {text}' makes it"
+                if text in _AT_FIRST_USE
+                else f"trust {text} z6Mk...' gives it to one"
             )
+            raise NotFound(f"no key is named {text!r} here{_near(text, list(known))}; 'holdfast keys {how}")
         return known[text]
 
 
@@ -199,4 +202,4 @@ def _checked(name: str) -> str:
 
 def _near(name: str, names: list[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; there is {', '.join(names) or 'none at all'}"
+    return f" (did you mean {near[0]!r}?)" if near else f" (there is {', '.join(names) or 'none at all'})"

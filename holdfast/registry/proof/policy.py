@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from holdfast.registry.proof.signatures import Signatures, Signed
     from holdfast.storage.cid import Cid
 
-__all__ = ["check_signed", "check_trusted"]
+__all__ = ["check_signed", "check_trusted", "required_signers"]
 
 
 def check_signed(
@@ -34,19 +34,12 @@ def check_signed(
         NotFound: A name in the policy is no key's.
         InvalidInput: The caller's policy names nobody, or is a text in place of a list.
     """
-    if isinstance(signed_by, str):
-        raise InvalidInput(f"require_signed_by is a list of names or keys: [{signed_by!r}]")
-    if signed_by is not None and not signed_by:
-        raise InvalidInput(
-            "require_signed_by names nobody, so nothing could pass: leave it out, or name somebody"
-        )
-    policies = [policy for policy in (signatures.required, signed_by) if policy]
+    policies = required_signers(signatures, signed_by)
     if not policies:
         return []
     found = signatures.of([subject]).get(subject, [])
     passed: list[Signed] = []
-    for policy in policies:
-        wanted = _resolved(signatures, policy)
+    for wanted in policies:
         right = [one for one in found if one.vouches and one.key in wanted]
         if not right:
             raise Denied(
@@ -80,6 +73,24 @@ def check_trusted(signatures: Signatures, subject: Cid, *, what: str) -> list[Si
             f"'holdfast sign {subject}' vouches for it yourself"
         )
     return passed
+
+
+def required_signers(
+    signatures: Signatures, signed_by: Sequence[str | PublicKey] | None = None
+) -> list[dict[PublicKey, str]]:
+    """The home's policy and the caller's, as far as there are any: the keys of each, with the words for them.
+
+    Raises:
+        NotFound: A name is no key's.
+        InvalidInput: The caller's names nobody, or is a text in place of a list.
+    """
+    if isinstance(signed_by, str):
+        raise InvalidInput(f"require_signed_by is a list of names or keys: [{signed_by!r}]")
+    if signed_by is not None and not signed_by:
+        raise InvalidInput(
+            "require_signed_by names nobody, so nothing could pass: leave it out, or name somebody"
+        )
+    return [_resolved(signatures, policy) for policy in (signatures.required, signed_by) if policy]
 
 
 def _resolved(signatures: Signatures, policy: Iterable[str | PublicKey]) -> dict[PublicKey, str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from holdfast.errors import Corrupt, HoldfastError
+from holdfast.errors import Corrupt, Denied, HoldfastError, InvalidInput
 from holdfast.registry.proof.attestations import read_attestation
 from holdfast.registry.proof.hashing import BlockHasher, named_links
 from holdfast.registry.proof.lineage_node import SEE_ABOVE, Fault, LineageNode
+from holdfast.registry.proof.policy import required_signers
 from holdfast.registry.records import RECORDS
 from holdfast.storage.block_store import bring_near
 from holdfast.storage.cid import Cid
@@ -61,15 +62,21 @@ def verify(
         signatures: Who signed what, to be checked and shown; None looks for none.
         require_signed_by: Names or keys, one of which must have signed ``cid``, besides what the home requires.
         progress: Told how many more bytes ``deep`` hashed, and of how many, as the records state.
+
+    Raises:
+        NotFound: A name in ``require_signed_by`` is no key's.
+        InvalidInput: ``require_signed_by`` names nobody.
     """
+    if signatures is not None:
+        required_signers(signatures, require_signed_by)  # a name that is no key's is told before the work
+    elif require_signed_by is not None:
+        raise InvalidInput("require_signed_by can't be checked without signatures")
     walk = _Walk(store, deep=deep)
     tree = walk.visit(cid, "", 0)
     if deep:
         walk.hash_all(progress)
     if signatures is not None:
         _add_signatures(tree, signatures, require_signed_by)
-    elif require_signed_by is not None:
-        tree.error = tree.error or "signatures were required, and nobody looked for any"
     return tree
 
 
@@ -82,7 +89,7 @@ def _add_signatures(
         node.signatures = found.pop(node.cid, [])  # where something is met again, they stand above
     try:
         signatures.require(tree.cid, require_signed_by)
-    except HoldfastError as error:
+    except Denied as error:
         tree.error = tree.error or str(error)
 
 
