@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import TypeAlias
 
+    from holdfast.storage.block_store import Mapped
     from holdfast.storage.content import ContentStore
 
     _Path: TypeAlias = tuple[str, ...]
+    _Place: TypeAlias = tuple[Mapped, int, int]
+    """A piece of memory, and where in it a block begins and ends."""
     _Result: TypeAlias = int | str
     """The bytes of a block that is right, or what is wrong with it."""
 
@@ -53,6 +56,8 @@ class _Inner:
     cid: Cid
     data: bytes
     links: Sequence[Cid]
+    sizes: Sequence[int | None]
+    """Of everything below each link, as the block states it; of a leaf, its own, if that is true."""
 
     def path_to(self, index: int) -> _Path:
         """The way to one of its links, with names where it gives any."""
@@ -69,6 +74,13 @@ def named_links(value: object) -> Iterator[tuple[str, Cid]]:
             yield str(key), item
         else:
             yield from ((f"{key}.{rest}", link) for rest, link in named_links(item))
+
+
+def _stated_sizes(cid: Cid, data: bytes, count: int) -> list[int | None]:
+    if cid.codec == DAG_PB:
+        with suppress(Corrupt):
+            return [link.tsize for link in decode_node(data).links]
+    return [None] * count
 
 
 def _link_names(node: _Inner) -> list[str]:
@@ -125,8 +137,7 @@ class BlockHasher:
             if node is None:
                 continue
             for indices in self._leaves(node, found):
-                cids = [node.links[at] for at in indices]
-                pending.append((node, indices, self._pool.submit(self._hash_all, cids)))
+                pending.append((node, indices, self._pool.submit(self._hash_all, node, indices)))
                 if len(pending) > 4 * HASHERS:
                     self._note(*pending.popleft(), found)
             below = [at for at, link in enumerate(node.links) if link.codec != RAW and link not in visited]
@@ -149,7 +160,7 @@ class BlockHasher:
         here = [link for link in links if link not in self._known]
         with suppress(HoldfastError):  # whoever is missing says so when it is read
             bring_near(self._blocks, [link for link in here if not self._blocks.has(link)], cid)
-        return _Inner(path, cid, data, links)
+        return _Inner(path, cid, data, links, _stated_sizes(cid, data, len(links)))
 
     def _leaves(self, node: _Inner, found: Hashed) -> Iterator[range]:
         """Groups of neighbours among the links that are leaves nobody has hashed; known faults are noted at once."""
@@ -165,20 +176,43 @@ class BlockHasher:
                     yield range(start, at)
                 start = at if wanted else at + 1
 
-    def _hash_all(self, cids: Sequence[Cid]) -> list[_Result]:
-        return [self._hash(cid) for cid in cids]
+    def _hash_all(self, node: _Inner, indices: range) -> list[_Result]:
+        """Hash neighbours; runs in the threads. Asking the store where each of them lies would take a tenth of the time."""
+        cids, sizes = [node.links[at] for at in indices], [node.sizes[at] for at in indices]
+        places: Sequence[_Place | None] = self._places(cids, sizes) or [None] * len(cids)
+        return [self._hash(cid, place) for cid, place in zip(cids, places, strict=True)]
 
-    def _hash(self, cid: Cid) -> _Result:
-        """Hash one block; runs in the threads."""
+    def _places(self, cids: Sequence[Cid], sizes: Sequence[int | None]) -> list[_Place] | None:
+        """Where blocks of such sizes lie in the store's memory; None where they are not there, or not of these sizes."""
+        if self._maps is None:
+            return None
         try:
-            with suppress(Corrupt):  # what is read by itself may be mended, or tells better what is wrong
-                pieces = self._maps.mapped([cid]) if self._maps is not None else None
-                if pieces is not None and len(pieces) == 1:
-                    piece, size = pieces[0], pieces[0].memory.nbytes
-                    piece.check(cid, 0, size)
+            pieces = iter(self._maps.mapped(cids) or ())
+        except Corrupt:
+            return None
+        places: list[_Place] = []
+        piece, at = next(pieces, None), 0
+        for size in sizes:
+            if piece is not None and at == piece.memory.nbytes:
+                piece, at = next(pieces, None), 0
+            if piece is None or size is None or not 0 < size <= piece.memory.nbytes - at:
+                return None
+            places.append((piece, at, at + size))
+            at += size
+        return places
+
+    def _hash(self, cid: Cid, place: _Place | None) -> _Result:
+        """Hash one block where it lies, or else as the store gives it."""
+        try:
+            if place is not None:
+                piece, start, end = place
+                with suppress(
+                    Corrupt
+                ):  # its stated size may be wrong, and what is read by itself may be mended
+                    piece.check(cid, start, end)
                     if not piece.hashes:
-                        cid.check(piece.memory, source="the store")
-                    return size
+                        cid.check(piece.memory[start:end], source="the store")
+                    return end - start
             data = memoryview(self._blocks.get(cid))
             cid.check(data, source="the store")
         except HoldfastError as error:

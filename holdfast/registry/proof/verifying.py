@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from holdfast.errors import Corrupt, Denied, HoldfastError, InvalidInput
+from holdfast.errors import Corrupt, Denied, HoldfastError, InvalidInput, NotFound
 from holdfast.registry.proof.attestations import read_attestation
 from holdfast.registry.proof.hashing import BlockHasher, named_links
 from holdfast.registry.proof.lineage_node import SEE_ABOVE, Fault, LineageNode
@@ -101,6 +101,8 @@ class _Walk:
         self._deep = deep
         self._seen: dict[tuple[Cid, bool], str] = {}
         """The kind of everything that was met, with whether its rows counted."""
+        self._unread: dict[Cid, str] = {}
+        """What could not be read, and why: nobody is asked for it twice."""
         self._jobs: list[tuple[LineageNode, _Roots]] = []
         self._stated_bytes = 0
 
@@ -124,8 +126,7 @@ class _Walk:
             node.kind, node.detail = before, SEE_ABOVE
             return node
         try:
-            data = memoryview(self._store.blocks.get(cid))
-            cid.check(data, source="the store")  # before anything in it is believed
+            data = self._read(cid)
             node.blocks, node.size_bytes = 1, data.nbytes
             record: Any = decode_record(cid, data) if cid.codec in RECORD_CODECS else None
             kind = _kind_of(record, cid)
@@ -146,6 +147,18 @@ class _Walk:
             # The hash is right, but whoever made the record did not know its format.
             node.error = f"the {node.kind} record {cid} is not what its kind must be: {error!r}"
         return node
+
+    def _read(self, cid: Cid) -> memoryview:
+        """A block, hashed before anything in it is believed."""
+        if cid in self._unread:
+            raise NotFound(self._unread[cid])
+        try:
+            data = memoryview(self._store.blocks.get(cid))
+            cid.check(data, source="the store")
+        except HoldfastError as error:
+            self._unread[cid] = str(error)
+            raise
+        return data
 
     def _visit_record(self, node: LineageNode, record: dict[str, Any], depth: int) -> None:
         """Look below a record first, and believe what it says only then: a tree is worth most where something is wrong."""
@@ -195,8 +208,7 @@ class _Walk:
         from holdfast.storage.datasets.manifest import shards_from_plain
 
         try:
-            data = memoryview(self._store.blocks.get(link))
-            link.check(data, source="the store")
+            data = self._read(link)
             shards = shards_from_plain(link, decode_record(link, data), columns)
         except HoldfastError as error:
             node.faults.append(Fault(path, link, str(error)))
@@ -227,8 +239,7 @@ class _Walk:
             )
         for path, cid in roots:
             try:
-                data = memoryview(self._store.blocks.get(cid))
-                cid.check(data, source="the store")
+                data = self._read(cid)
             except HoldfastError as error:
                 node.faults.append(Fault(path, cid, str(error)))
                 continue

@@ -105,7 +105,8 @@ def test_another_program_checks_an_exported_envelope():
 def test_securesystemslib_checks_an_exported_envelope_and_we_check_its():
     from securesystemslib.dsse import Envelope as TheirEnvelope
     from securesystemslib.exceptions import VerificationError
-    from securesystemslib.signer import CryptoSigner, SSlibKey
+    from securesystemslib.signer._crypto_signer import CryptoSigner
+    from securesystemslib.signer._key import SSlibKey
 
     keyid = str(KEY.public)
     their_key = SSlibKey(keyid, "ed25519", "ed25519", {"public": KEY.public.raw.hex()})
