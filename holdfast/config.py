@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FetchSettings",
     "MasterSettings",
+    "RegistrySettings",
     "ServeSettings",
     "Settings",
     "StorageSettings",
@@ -116,6 +117,14 @@ class ServeSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RegistrySettings:
+    """Names, models and who must have signed them."""
+
+    require_signed_by: tuple[str, ...] = ()
+    """Names of keys (see ``holdfast keys``), or keys: one of them must have signed every model that is loaded or served."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything that can be set, with where each value came from."""
 
@@ -125,6 +134,7 @@ class Settings:
     master: MasterSettings = field(default_factory=MasterSettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     serve: ServeSettings = field(default_factory=ServeSettings)
+    registry: RegistrySettings = field(default_factory=RegistrySettings)
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
     """``section.key`` -> ``argument``, ``environment``, the file's path, or ``default``."""
 
@@ -135,6 +145,7 @@ _SECTIONS: dict[str, type] = {
     "master": MasterSettings,
     "worker": WorkerSettings,
     "serve": ServeSettings,
+    "registry": RegistrySettings,
 }
 
 

@@ -36,7 +36,7 @@ def test_a_stronger_layer_is_never_overruled_by_a_weaker_one(tmp_path, monkeypat
 def test_the_origin_of_every_setting_is_known(tmp_path):
     settings = load_settings(tmp_path)
     assert settings == Settings(home=tmp_path)
-    sections = ("storage", "fetch", "master", "worker", "serve")
+    sections = ("storage", "fetch", "master", "worker", "serve", "registry")
     every = {f"{s}.{name}" for s in sections for name in type(getattr(settings, s)).__slots__}
     assert set(settings.origins) == every
     assert set(settings.origins.values()) == {"default"}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from holdfast.errors import InvalidInput, NotFound
+from holdfast.registry.proof.attestations import MAX_FIND
 from holdfast.registry.run_table import RunSpec
 from holdfast.storage.cid import Buffer, Cid
 from holdfast.storage.exchange.routing import MAX_RECORDS
@@ -57,6 +58,8 @@ def add_api_routes(app: web.Application, master: Master) -> None:
         ("POST", "/api/v0/nodes", api.join),
         ("POST", "/api/v0/nodes/{id}/heartbeat", api.heartbeat),
         ("DELETE", "/api/v0/nodes/{id}", api.leave),
+        ("POST", "/api/v0/attestations", api.attest),
+        ("POST", "/api/v0/attestations/find", api.attestations),
         ("POST", "/api/v0/blocks/missing", api.missing),
         ("POST", "/api/v0/car", api.import_car),
         ("POST", "/api/v0/pins", api.pin),
@@ -124,6 +127,23 @@ class _Api:
         self._master.providers.forget(request.match_info["id"])
         self._master.update_peers()
         return web.json_response({})
+
+    # -------------------------------------------------------------------------------------- attestations
+
+    async def attest(self, request: web.Request) -> web.Response:
+        """Note and keep an attestation whose block was sent before; its signatures are checked."""
+        cid = Cid.parse((await json_body(request, "cid"))["cid"])
+        entries = await asyncio.to_thread(self._master.attestations.add, cid)
+        return web.json_response([entry.to_json() for entry in entries])
+
+    async def attestations(self, request: web.Request) -> web.Response:
+        """The attestations that are about any of some CIDs."""
+        subjects = (await json_body(request, "subjects"))["subjects"]
+        if not isinstance(subjects, list) or len(subjects) > MAX_FIND:
+            raise InvalidInput(f"subjects must be a list of at most {MAX_FIND} CIDs")
+        cids = [Cid.parse(text) for text in subjects]
+        entries = await asyncio.to_thread(self._master.attestations.find, cids)
+        return web.json_response([entry.to_json() for entry in entries])
 
     # -------------------------------------------------------------------------------------------- blocks
 

@@ -6,7 +6,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from holdfast.cluster.remote import RemoteNames
+from holdfast.cluster.remote import RemoteAttestations, RemoteNames
 from holdfast.cluster.remote_cache import RemoteCache
 from holdfast.errors import HoldfastError, NotFound, Unavailable
 from holdfast.http_client import HttpClient
@@ -17,6 +17,7 @@ from holdfast.registry.graph.made_from import MadeFrom
 from holdfast.registry.graph.training_sets import TrainingSet, training_sets
 from holdfast.registry.names import Names, SqliteNames
 from holdfast.registry.opening import open_database
+from holdfast.registry.proof import Attestations, SqliteAttestations
 from holdfast.registry.run_table import CACHED_FROM, RunSpec, RunState, RunStatus, RunTable
 from holdfast.storage.block_store import bring_near
 from holdfast.storage.cid import RAW
@@ -47,6 +48,7 @@ class Backend(Protocol):
     names: Names
     cache: ResultCache
     """Results of work that was done before."""
+    attestations: Attestations
 
     def publish(self, root: Cid, *, pin: bool = False) -> None:
         """Bring the DAG of a record to where the names are, before it is named there; pin it there if asked to."""
@@ -101,6 +103,7 @@ class EmbeddedBackend:
         self._made_from = MadeFrom(self._database, store)
         self.names: Names = SqliteNames(self._database, store)
         self.cache: ResultCache = ComputeCache(self._database, store)
+        self.attestations: Attestations = SqliteAttestations(self._database, store)
 
     def publish(self, root: Cid, *, pin: bool = False) -> None:
         """Nothing but the pin: it is here already."""
@@ -176,6 +179,7 @@ class MasterBackend:
         self.url = self._http.url
         self.names: Names = RemoteNames(self._http)
         self.cache: ResultCache = RemoteCache(self._http, self.publish)
+        self.attestations: Attestations = RemoteAttestations(self._http, store)
 
     def publish(self, root: Cid, *, pin: bool = False) -> None:
         """Send the master those blocks of a DAG that it lacks, and have it pin the DAG if asked to."""

@@ -8,22 +8,23 @@ from typing import TYPE_CHECKING, Any, Self
 from holdfast.cluster.archives import RegistryArchives
 from holdfast.cluster.backend import Backend, EmbeddedBackend, MasterBackend
 from holdfast.config import load_settings, read_token, token_for
-from holdfast.errors import InvalidInput
+from holdfast.errors import Denied, InvalidInput
 from holdfast.registry.code import bundle_code
 from holdfast.registry.compute.results import computed
 from holdfast.registry.compute.training import training_computation
 from holdfast.registry.dataset_manager import DatasetManager
 from holdfast.registry.graph.lineage_graph import MAX_DEPTH, MAX_NODES
 from holdfast.registry.graph.training_sets import models_with_row
-from holdfast.registry.lineage import LineageNode, verify
 from holdfast.registry.models.model_registry import ModelRegistry
+from holdfast.registry.opening import open_signatures
+from holdfast.registry.proof import USER_KEY, LineageNode, verify
 from holdfast.registry.records import ConversionRecord, RunRecord, load_record
 from holdfast.registry.run_table import CACHED_FROM, RunSpec
 from holdfast.storage.cid import Cid
 from holdfast.storage.opening import open_store, read_cluster, write_peers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from holdfast.cluster.serving import RunningServer
@@ -111,6 +112,7 @@ class Client:
         models: The :class:`~holdfast.registry.ModelRegistry`.
         registry: The whole registry, or some names of it, in and out: :class:`~holdfast.cluster.archives.RegistryArchives`.
         cache: What was computed before: its ``entries()``, ``explain()`` and ``clear()``.
+        signatures: Who signed what, and the home's keys and policy: :class:`~holdfast.registry.Signatures`.
     """
 
     def __init__(self, home: Path, store: ContentStore, backend: Backend) -> None:
@@ -118,7 +120,8 @@ class Client:
         self.store = store
         self.backend = backend
         self.datasets = DatasetManager(store, backend.names, publish=backend.publish, home=home)
-        self.models = ModelRegistry(store, backend.names, publish=backend.publish)
+        self.signatures = open_signatures(load_settings(home), store, backend.attestations)
+        self.models = ModelRegistry(store, backend.names, publish=backend.publish, signatures=self.signatures)
         self.registry = RegistryArchives(store, backend)
         self.cache = backend.cache
 
@@ -203,10 +206,12 @@ class Client:
 
         Raises:
             Corrupt: Its answers differ too much.
+            Denied: Nobody who must have signed the model did (``registry.require_signed_by``).
         """
         from holdfast.inference.conversion import conversion_computation, convert_model, remember_conversion
 
         cid = _resolve(self.backend, "model", model)
+        self.models.check_signed(cid)
 
         def convert() -> Cid:
             made, _ = convert_model(self.store, self.backend.names, cid, split=split, trust_code=trust_code)
@@ -226,6 +231,7 @@ class Client:
         port: int = 0,
         token: str | None = None,
         threads: int = 1,
+        require_signed_by: Sequence[str] | None = None,
     ) -> RunningServer:
         """Serve a model over HTTP (Open Inference Protocol v2) from this process, until it is closed.
 
@@ -235,19 +241,21 @@ class Client:
             port: 0 takes a free one.
             token: Bearer token that requests must carry; None asks for none.
             threads: ONNX Runtime's, for each request.
+            require_signed_by: Names or keys, one of which must have signed the model, besides what the home requires
+                (``registry.require_signed_by``). An ONNX form that none of them signed is not believed then, but made here again.
 
         Raises:
+            Denied: Nobody who must have signed the model did.
             Unavailable: The port is in use.
         """
         from holdfast.cluster.serving import RunningServer
         from holdfast.inference import InferenceServer, ServedModel
-        from holdfast.inference.conversion import known_conversion, open_engine
+        from holdfast.inference.conversion import open_engine
 
         cid = self.models.resolve(str(model))
         entry = next((entry for entry in self.models.entries() if entry.cid == cid), None)
-        # Wherever it was made: it was compared with the original, and the difference is part of its record.
-        known = known_conversion(self.store, self.backend.names, cid)
-        conversion, record = known or self.convert(cid)
+        self.models.check_signed(cid, require_signed_by)
+        conversion, record = self._conversion_to_serve(cid, require_signed_by)
         served = ServedModel(
             open_engine(self.store, record, threads=threads),
             version=entry.version if entry else "1",
@@ -256,6 +264,21 @@ class Client:
         )
         name = entry.name if entry else "model"
         return RunningServer(InferenceServer({name: served}, token=token), name, host, port)
+
+    def _conversion_to_serve(
+        self, model: Cid, require_signed_by: Sequence[str] | None
+    ) -> tuple[Cid, ConversionRecord]:
+        """The ONNX form of a model that may be served: where signatures are required, a stranger's is none."""
+        from holdfast.inference.conversion import convert_model, known_conversion
+
+        known = known_conversion(self.store, self.backend.names, model)
+        if known is None:
+            return self.convert(model)
+        try:
+            self.signatures.require(known[0], require_signed_by)
+        except Denied:
+            return convert_model(self.store, self.backend.names, model)
+        return known
 
     def build_index(
         self,
@@ -310,9 +333,43 @@ class Client:
 
         return CorpusIndex(self.store, _resolve(self.backend, "index", ref))
 
-    def verify(self, ref: str | Cid) -> LineageNode:
-        """What a model (or any CID) is made of, with every block hashed again; look at ``ok`` and ``render()``."""
-        return verify(self.store, self.resolve(ref))
+    def sign(self, ref: str | Cid, *, key: str = USER_KEY, claims: Mapping[str, Any] | None = None) -> Cid:
+        """Vouch for a model (or any CID) and for everything that it links; gives the attestation's CID.
+
+        Args:
+            ref: A CID, or a name: what it means now is signed.
+            key: The name of one of this home's keys; ``user`` is made at first use.
+            claims: What to say with it, as plain JSON values.
+
+        Raises:
+            NotFound: There is no such key, or no such name.
+        """
+        return self.signatures.sign(self.resolve(ref), key=key, claims=claims)
+
+    def verify(
+        self,
+        ref: str | Cid,
+        *,
+        deep: bool = False,
+        require_signed_by: Sequence[str] | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> LineageNode:
+        """What a model (or any CID) is made of, checked again; look at ``ok``, ``broken()`` and ``render()``.
+
+        Args:
+            ref: A CID or a name.
+            deep: Hash every byte below, and not only the records and the first block of each file.
+            require_signed_by: Names or keys, one of which must have signed it, besides what the home requires.
+            progress: Told how many more bytes were hashed, and of how many.
+        """
+        return verify(
+            self.store,
+            self.resolve(ref),
+            deep=deep,
+            signatures=self.signatures,
+            require_signed_by=require_signed_by,
+            progress=progress,
+        )
 
     def lineage(
         self,

@@ -29,6 +29,7 @@ from holdfast.registry.compute.training import known_training, remember_training
 from holdfast.registry.graph.made_from import MadeFrom
 from holdfast.registry.names import SqliteNames
 from holdfast.registry.opening import open_database
+from holdfast.registry.proof import SqliteAttestations
 from holdfast.registry.run_table import CACHED_FROM, RunSpec, RunState, RunStatus, RunTable
 from holdfast.storage.content import ContentStore
 from holdfast.storage.exchange.peer_id import peer_id_of
@@ -69,6 +70,7 @@ class Master:
         self.store = open_store(settings)
         self.database = open_database(settings)
         self.names = SqliteNames(self.database, self.store)
+        self.attestations = SqliteAttestations(self.database, self.store)
         self.runs = RunTable(self.database, self.store)
         self.made_from = MadeFrom(self.database, self.store)
         self.cache = ComputeCache(self.database, self.store)

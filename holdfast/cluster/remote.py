@@ -1,4 +1,4 @@
-"""A master's names, over its API."""
+"""A master's names and attestations, over its API."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from holdfast.registry.names import UNCHECKED, Commit, HistoryCheck, NameEntry
 from holdfast.registry.names.facts import facts_to_record
 from holdfast.registry.names.searching import FOUND_AT_MOST, Search
 from holdfast.registry.names.sqlite_names import this_user
+from holdfast.registry.proof import AttestationEntry
+from holdfast.registry.proof.attestations import MAX_FIND
 from holdfast.storage.cid import Cid
+from holdfast.storage.formats.car import car_frames
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from holdfast.http_client import HttpClient
     from holdfast.registry.names import Facts
     from holdfast.registry.names.searching import Comparison
+    from holdfast.storage.content import ContentStore
 
-__all__ = ["RemoteNames", "RemotePastNames"]
+__all__ = ["RemoteAttestations", "RemoteNames", "RemotePastNames"]
 
 
 class RemotePastNames:
@@ -151,3 +155,32 @@ class RemoteNames(RemotePastNames):
 
 def _entries(bodies: Any) -> list[NameEntry]:
     return [NameEntry.from_json(body) for body in bodies]
+
+
+class RemoteAttestations:
+    """The attestations that a master keeps; see :class:`~holdfast.registry.proof.Attestations`.
+
+    Args:
+        http: The master.
+        store: Of this node, where new attestations are.
+    """
+
+    def __init__(self, http: HttpClient, store: ContentStore) -> None:
+        self._http = http
+        self._store = store
+
+    def add(self, attestation: Cid) -> list[AttestationEntry]:
+        """Send an attestation to the master, which notes and keeps it; what it is about must be there."""
+        data = self._store.blocks.get(attestation)
+        self._http.post("/api/v0/car", car_frames([attestation], [(attestation, data)]))
+        answer = self._http.post("/api/v0/attestations", {"cid": str(attestation)})
+        return [AttestationEntry.from_json(body) for body in answer]
+
+    def find(self, subjects: Sequence[Cid]) -> list[AttestationEntry]:
+        """The entries that are about any of these, oldest first."""
+        found: list[AttestationEntry] = []
+        for at in range(0, len(subjects), MAX_FIND):
+            asked = [str(cid) for cid in subjects[at : at + MAX_FIND]]
+            answer = self._http.post("/api/v0/attestations/find", {"subjects": asked})
+            found += [AttestationEntry.from_json(body) for body in answer]
+        return found

@@ -97,16 +97,28 @@ def conversion_computation(model: Cid, *, split: str = "test") -> Computation:
 
 
 def known_conversion(store: ContentStore, names: Names, model: Cid) -> tuple[Cid, ConversionRecord] | None:
-    """The newest ONNX form of a model that was compared with it, wherever that was; None if there is none."""
+    """The newest ONNX form of a model that was compared with it, wherever that was; None if there is none.
+
+    Raises:
+        Corrupt: What the names say is its ONNX form is another model's.
+    """
     try:
         known = names.resolve(KIND, str(model)).cid
     except NotFound:
         return None
-    return known, load_record(store, known, ConversionRecord)
+    record = load_record(store, known, ConversionRecord)
+    if record.model != model:
+        raise Corrupt(f"the conversion {known} is known as one of {model}, but it is one of {record.model}")
+    return known, record
 
 
 def convert_model(
-    store: ContentStore, names: Names, model: Cid, *, split: str = "test", trust_code: bool = False
+    store: ContentStore,
+    names: Names,
+    model: Cid,
+    *,
+    split: str = "test",
+    trust_code: bool = False,
 ) -> tuple[Cid, ConversionRecord]:
     """A new ONNX form of a model.
 
@@ -118,6 +130,7 @@ def convert_model(
         model: The model's manifest.
         split: Which rows to compare on.
         trust_code: Run the model's recorded source where it is not installed here.
+        again: Make it here and now, whatever is known.
 
     Raises:
         Corrupt: The ONNX model's answers differ too much; nothing was recorded.

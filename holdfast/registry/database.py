@@ -1,4 +1,4 @@
-"""The one mutable file of a home: names, aliases and runs, in SQLite."""
+"""The one mutable file of a home: names, aliases, runs, and who signed what, in SQLite."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RECORDS",
+    "AttestationRecord",
     "CodeRecord",
     "ConversionRecord",
     "EnvironmentRecord",
@@ -232,8 +233,27 @@ class IndexRecord(Record):
     """A FAISS file."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttestationRecord(Record):
+    """A signed statement about other records; :mod:`holdfast.registry.proof` makes and checks it."""
+
+    kind: ClassVar[str] = "attestation"
+    subjects: tuple[Cid, ...]
+    """What it is about, as links: the same as in what was signed."""
+    envelope: Mapping[str, Any]
+    """DSSE: ``payloadType``, ``payload`` and ``signatures``; bytes are bytes."""
+
+
 RECORDS: dict[str, type[Record]] = {
     cls.kind: cls
-    for cls in (CodeRecord, EnvironmentRecord, RunRecord, ModelRecord, ConversionRecord, IndexRecord)
+    for cls in (
+        CodeRecord,
+        EnvironmentRecord,
+        RunRecord,
+        ModelRecord,
+        ConversionRecord,
+        IndexRecord,
+        AttestationRecord,
+    )
 }
 """The class of each kind."""

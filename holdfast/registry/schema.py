@@ -110,7 +110,15 @@ COMPUTED = (
     "CREATE INDEX computed_by_function ON computed (function, created)",
 )
 
-MIGRATIONS: list[tuple[str, ...]] = [FIRST, NAMES_BY_INDEX, MADE_FROM, COMPUTED]
+ATTESTATIONS = (
+    # Filled by ``proof/attestations.py``: who signed what.
+    """CREATE TABLE attestations (
+        subject TEXT NOT NULL, attestation TEXT NOT NULL, keyid TEXT NOT NULL, time REAL NOT NULL,
+        PRIMARY KEY (subject, attestation, keyid)
+    ) STRICT""",
+)
+
+MIGRATIONS: list[tuple[str, ...]] = [FIRST, NAMES_BY_INDEX, MADE_FROM, COMPUTED, ATTESTATIONS]
 """The steps, each a list of statements. ``PRAGMA user_version`` counts those that a file has taken."""
 
 

@@ -116,6 +116,8 @@ class Mapped:
     memory: memoryview
     check: Callable[[Cid, int, int], object]
     """Takes a block's CID and where in ``memory`` it begins and ends; raises ``Corrupt`` as the store's own reads do."""
+    hashes: bool = False
+    """Whether checking a block hashes it: who must be sure then need not do it a second time."""
 
 
 @runtime_checkable
@@ -312,7 +314,7 @@ class VerifyingStore:
             piece.check(cid, start, end)
             cid.check(piece.memory[start:end], source=self._source)
 
-        return Mapped(piece.memory, check)
+        return Mapped(piece.memory, check, hashes=True)
 
     def has(self, cid: Cid) -> bool:
         """Whether the block is here."""

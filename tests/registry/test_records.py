@@ -12,6 +12,7 @@ import pytest
 
 from holdfast.errors import Corrupt, InvalidInput, Unsupported
 from holdfast.registry import (
+    AttestationRecord,
     CodeRecord,
     ConversionRecord,
     EnvironmentRecord,
@@ -77,6 +78,14 @@ GOLDEN: dict[str, Record] = {
         rows=1797,
         index=D,
     ),
+    "attestation": AttestationRecord(
+        subjects=(A, B),
+        envelope={
+            "payloadType": "application/vnd.in-toto+json",
+            "payload": b"{}",
+            "signatures": [{"keyid": "z6Mk", "sig": bytes(64)}],
+        },
+    ),
 }
 
 CIDS = {
@@ -87,6 +96,7 @@ CIDS = {
     "model_bare": "bafyreifp4ffi4u2m4mzok64tkhdopotkykdw4zehnhgqmtingrfrkomhny",
     "conversion": "bafyreiabswxjneg2nr2zdthll27lu3oyum3hnqn2ymv3l7s25ylytsym6i",
     "index": "bafyreibxpzn2u2uaxzrz36ata4yvpyixbfpo7qu62lgtqv2dbgkcela67a",
+    "attestation": "bafyreic6csqyak5j6boh3pfwijeu6fyh2rvcnrunskn3ufzbnqjy5ivny4",
 }
 
 

@@ -14,7 +14,18 @@ import traceback
 from typing import TYPE_CHECKING
 
 from holdfast import __version__
-from holdfast.cluster.cli import cache, content, daemons, datasets, lineage, models, names, registry, storage
+from holdfast.cluster.cli import (
+    cache,
+    content,
+    daemons,
+    datasets,
+    lineage,
+    models,
+    names,
+    proof,
+    registry,
+    storage,
+)
 from holdfast.errors import HoldfastError, Unavailable, Unsupported, disk_errors
 
 if TYPE_CHECKING:
@@ -28,7 +39,7 @@ examples:
   holdfast up                               start a cluster; workers join with 'holdfast worker --join URL'
   holdfast add data.parquet                 store a file; prints its CID
   holdfast dataset add wine.csv --name wine store a table as a dataset, known by its CID
-  holdfast verify digits@champion           hash everything that a model was made from
+  holdfast verify digits@champion --deep    hash everything that a model was made from
   holdfast lineage digits --svg digits.svg  draw what it is made of, and what was made from it
 
 exit status:
@@ -70,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     lineage.add_commands(commands, connected)
     cache.add_commands(commands, connected)
     registry.add_commands(commands, connected)
+    proof.add_commands(commands, common, connected)
     storage.add_commands(commands, common)
     return root
 

@@ -1,4 +1,4 @@
-"""``train``, ``convert``, ``serve``, ``index``, ``search``, ``verify``, ``alias``."""
+"""``train``, ``convert``, ``serve``, ``index``, ``search``, ``alias``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.cluster.cli.output import open_client, show, table
 from holdfast.cluster.processes import wait_for_signal
 from holdfast.config import load_settings, token_for
-from holdfast.errors import Corrupt, InvalidInput
+from holdfast.errors import InvalidInput
 
 if TYPE_CHECKING:
     import argparse
@@ -54,6 +54,12 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     serve.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     serve.add_argument("--port", type=int, help="0 takes a free one (default: 8080)")
     serve.add_argument("--no-token", action="store_true", help="answer everybody who reaches the port")
+    serve.add_argument(
+        "--require-signed-by",
+        action="append",
+        metavar="SIGNER",
+        help="a name or a key: one of those given must have signed the model (besides registry.require_signed_by)",
+    )
     serve.set_defaults(run=_serve)
 
     index = commands.add_parser(
@@ -77,12 +83,6 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     )
     search.add_argument("-k", type=int, default=5, help="how many (default: 5)")
     search.set_defaults(run=_search)
-
-    verify = commands.add_parser(
-        "verify", parents=[connected], help="hash everything that a model was made from, and print the tree"
-    )
-    verify.add_argument("ref", help=_REF)
-    verify.set_defaults(run=_verify)
 
     alias = commands.add_parser(
         "alias",
@@ -198,6 +198,7 @@ def _serve(arguments: argparse.Namespace) -> None:
             port=settings.serve.port,
             token=token,
             threads=settings.serve.threads,
+            require_signed_by=arguments.require_signed_by,
         ) as server:
             facts = {"url": server.url, "model": server.name, "infer_url": server.infer_url}
             show(arguments, facts, f"serving {server.name} at {server.infer_url}\nCtrl-C stops it.")
@@ -243,20 +244,6 @@ def _search(arguments: argparse.Namespace) -> None:
     header = [name.upper() for name in plain[0]]
     rows = [[f"{v:.4f}" if isinstance(v, float) else v for v in row.values()] for row in plain]
     show(arguments, plain, table(header, rows))
-
-
-def _verify(arguments: argparse.Namespace) -> None:
-    with open_client(arguments) as client:
-        tree = client.verify(arguments.ref)
-    blocks = sum(node.blocks for node in tree.flat())
-    size = sum(node.size_bytes for node in tree.flat())
-    bad = sum(node.error is not None for node in tree.flat())
-    verdict = f"{blocks} blocks, {size:,} bytes hashed: " + (f"{bad} BAD" if bad else "all as their CIDs say")
-    show(arguments, tree.to_json(), f"{tree.render()}\n{verdict}")
-    if bad:
-        raise Corrupt(
-            f"{arguments.ref} does not verify: {bad} of {len(list(tree.flat()))} parts are missing or wrong"
-        )
 
 
 def _alias(arguments: argparse.Namespace) -> None:

@@ -76,7 +76,7 @@ class Progress:
     ) -> None:
         self._label = label
         self._unit = unit
-        self._total = total
+        self.total = total
         self._done = 0
         self._started = self._shown = time.monotonic()
         self._live = sys.stderr.isatty() and not quiet
@@ -95,7 +95,7 @@ class Progress:
         if self._live and now - self._shown > 0.1:
             self._shown = now
             rate = self._done / max(now - self._started, 1e-9)
-            part = f"{100 * self._done / self._total:3.0f} %  " if self._total else ""
+            part = f"{100 * self._done / self.total:3.0f} %  " if self.total else ""
             if self._unit == "bytes":
                 text = f"{self._label}  {part}{human_bytes(self._done)}  {human_bytes(rate)}/s"
             else:

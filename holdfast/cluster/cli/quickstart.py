@@ -254,7 +254,7 @@ def _audit(screen: _Screen, home: Path, url: str, token: str) -> int:
         Corrupt: Something is not what its CID says.
     """
     with connect(url, home=home, token=token) as auditor:
-        tree = auditor.verify("digits@champion")
+        tree = auditor.verify("digits@champion", deep=True)
         pulled: int = auditor.store.blocks.statistics()["bytes"]  # type: ignore[attr-defined]  # a FetchingStore
     for text in tree.render().splitlines():
         screen.line(f"      {text}")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
+    from holdfast.config import Settings
     from holdfast.storage.cid import Buffer, Cid
     from holdfast.storage.content import ContentStore
 
@@ -135,6 +136,16 @@ def _pin_ls(arguments: argparse.Namespace) -> None:
     show(arguments, value, table(("CID", "TYPE", "NAME"), rows) if rows else "nothing is pinned")
 
 
+def _forget_attestations(settings: Settings) -> None:
+    """Keep no longer what was said about things that are gone."""
+    from holdfast.registry.opening import open_database
+    from holdfast.registry.proof import SqliteAttestations
+    from holdfast.storage.opening import open_store
+
+    with contextlib.closing(open_database(settings)) as database, open_store(settings, offline=True) as store:
+        SqliteAttestations(database, store).tidy()
+
+
 def _gc(arguments: argparse.Namespace) -> None:
     from holdfast.storage.cid import Cid
     from holdfast.storage.opening import open_collector
@@ -151,6 +162,7 @@ def _gc(arguments: argparse.Namespace) -> None:
         elif arguments.yes:
             with Progress("gc", unit="blocks") as progress:
                 swept = collector.collect(progress=progress)
+            _forget_attestations(settings)
             value = {"blocks": swept.blocks, "bytes": swept.bytes, "freed_bytes": swept.freed_bytes}
             text = f"removed {swept.blocks:,} blocks, {human_bytes(swept.bytes)}; {human_bytes(swept.freed_bytes)} given back"
             show(arguments, value, text)

@@ -11,16 +11,18 @@ from holdfast.registry.models.model_diff import ModelDiff, diff_models
 from holdfast.registry.models.model_format import Trust
 from holdfast.registry.names import Reference
 from holdfast.registry.names.facts import facts_of_model
+from holdfast.registry.proof.policy import check_trusted
 from holdfast.registry.records import ModelRecord, load_record
 from holdfast.storage.cid import Cid
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from holdfast.registry.names import NameEntry, Names
     from holdfast.registry.names.facts import Facts
     from holdfast.registry.names.history import Commit
+    from holdfast.registry.proof import Signatures
     from holdfast.storage.content import ContentStore
 
 __all__ = ["ModelRegistry"]
@@ -37,6 +39,8 @@ class ModelRegistry:
         names: Where names are kept; default: the names of ``$HOLDFAST_HOME``.
         publish: Called with the CID of each new model before it is named, to bring its blocks where the
             names are; default: nothing to do.
+        signatures: Who signed what, and the home's policy for what is loaded; default: those of ``$HOLDFAST_HOME``, and
+            none where a store and names are given.
     """
 
     def __init__(
@@ -45,15 +49,19 @@ class ModelRegistry:
         names: Names | None = None,
         *,
         publish: Callable[[Cid], object] | None = None,
+        signatures: Signatures | None = None,
     ) -> None:
         if store is None or names is None:
-            from holdfast.registry.opening import open_registry
+            from holdfast.config import load_settings
+            from holdfast.registry.opening import open_registry, open_signatures
 
             opened_store, opened_names = open_registry()
             store, names = store or opened_store, names or opened_names
+            signatures = signatures or open_signatures(load_settings(), store)
         self._store = store
         self._names = names
         self._publish = publish or (lambda _: None)
+        self._signatures = signatures
 
     # -------------------------------------------------------------------------------------------- storing
 
@@ -180,6 +188,7 @@ class ModelRegistry:
         trust_code: bool = False,
         trusted_types: Iterable[str] = (),
         allow_pickle: bool = False,
+        require_signed_by: Sequence[str] | None = None,
     ) -> Any:
         """The model of a manifest's CID.
 
@@ -187,15 +196,20 @@ class ModelRegistry:
             cid: The manifest.
             trust_code: Run the model's recorded source where it is not installed here.
             trusted_types: Types, by full name, that an estimator may have in it besides the known ones.
-            allow_pickle: Open pickles.
+            allow_pickle: Open pickles of models that a trusted key has signed.
+            require_signed_by: Names or keys, one of which must have signed the model, besides what the home requires
+                (``registry.require_signed_by``).
 
         Raises:
             Corrupt: Its files are not what its format says.
-            Denied: Loading it would run something that is not trusted.
+            Denied: Nobody who must have signed it did, or loading it would run something that is not trusted.
             InvalidInput: The manifest does not describe a model.
             NotFound: Nobody has one of the blocks.
             Unsupported: Its framework is not installed, or not known.
         """
+        self.check_signed(cid, require_signed_by)
+        if allow_pickle:
+            self._check_pickle(cid)
         record = load_record(self._store, cid, ModelRecord)
         trust = Trust(code=trust_code, pickle=allow_pickle, types=tuple(trusted_types))
         return format_of(cid, record).load(self._store, cid, record, trust)
@@ -219,6 +233,27 @@ class ModelRegistry:
             "metrics": dict(record.metrics),
         }
         return self.load(cid, **trust), known | dict(record.metadata)
+
+    def check_signed(self, cid: Cid, require_signed_by: Sequence[str] | None = None) -> None:
+        """Return if the home's policy, and the caller's, let a model be used.
+
+        Raises:
+            Denied: Nobody who must have signed it did.
+            InvalidInput: Signatures are required of a registry that was opened without any.
+        """
+        if self._signatures is not None:
+            self._signatures.require(cid, require_signed_by)
+        elif require_signed_by is not None:
+            raise InvalidInput(
+                "require_signed_by can't be checked: this registry was opened without signatures=, see open_signatures"
+            )
+
+    def _check_pickle(self, cid: Cid) -> None:
+        if self._signatures is None:
+            raise InvalidInput(
+                "allow_pickle can't be checked: this registry was opened without signatures=, see open_signatures"
+            )
+        check_trusted(self._signatures, cid, what=f"a pickle in model {cid}")
 
     def save_files(self, ref: str | Cid, destination: str | os.PathLike[str]) -> int:
         """Write a model's files, byte for byte as they were stored, to a folder that must not exist; how many bytes.
