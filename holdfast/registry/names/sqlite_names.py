@@ -61,7 +61,8 @@ class SqliteNames(NameTable):
     def __init__(self, database: Database, store: ContentStore, *, who: str | None = None) -> None:
         super().__init__(database)
         self._store = store
-        self._who = (this_user() if who is None else who)[:MAX_WHO_CHARACTERS]
+        said = this_user() if who is None else who
+        self._who = "".join(c if c.isprintable() else "?" for c in said[:MAX_WHO_CHARACTERS])
 
     def by(self, who: str) -> SqliteNames:
         """The same names, changed by somebody else; it is theirs to say who they are."""
