@@ -105,6 +105,11 @@ def test_the_registry_is_usable_without_loading_torch_or_ray(tmp_path):
     assert loaded.isdisjoint({"torch", "ray", "safetensors"})
 
 
+def test_the_command_line_is_there_before_anything_that_takes_time(tmp_path):
+    loaded = loaded_after("import holdfast.cluster.cli as cli; cli.parser()", tmp_path)
+    assert loaded.isdisjoint(HEAVY)
+
+
 def test_the_training_package_does_not_load_torch_or_ray_before_a_run(tmp_path):
     loaded = loaded_after(
         "import holdfast.training, holdfast.training.job, holdfast.training.ray_job", tmp_path

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, overload
 
 from holdfast.errors import InvalidInput
-from holdfast.registry.names import Reference
+from holdfast.registry.names.references import Reference, checked_version
 from holdfast.storage.cid import Cid
 
 if TYPE_CHECKING:
@@ -503,6 +503,8 @@ class DatasetManager:
         wanted = Reference.parse(name if version is None else f"{name}:{version}")
         if wanted.alias is not None or (version is None and wanted.version is not None):
             raise InvalidInput(f"{name!r} is a reference: give the name, and the version by itself")
+        if version is not None:
+            checked_version(version)
 
     def _opened_one(self, dataset: str | Cid | Dataset) -> Dataset:
         return self.open(dataset) if isinstance(dataset, (str, Cid)) else dataset

@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.cluster.cli.output import open_client, show, table
 from holdfast.errors import InvalidInput
-from holdfast.registry.names import UNCHECKED
-from holdfast.registry.names.searching import FOUND_AT_MOST
-from holdfast.storage.cid import Cid
 
 if TYPE_CHECKING:
     import argparse
@@ -21,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_commands"]
 
+_FOUND_AT_MOST = 1000
 _KINDS = ("model", "dataset", "index", "conversion")
 _HELP = """\
 examples:
@@ -84,7 +82,7 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     )
     search.add_argument("--dataset", metavar="REF", help="made from this dataset: a CID, or a name")
     search.add_argument(
-        "--limit", type=int, default=FOUND_AT_MOST, help=f"how many at most (default: {FOUND_AT_MOST})"
+        "--limit", type=int, default=_FOUND_AT_MOST, help=f"how many at most (default: {_FOUND_AT_MOST})"
     )
     _add_at(search)
 
@@ -124,6 +122,8 @@ def _add_at(parser: argparse.ArgumentParser) -> None:
 
 def _then(names: Names, at: str | None) -> PastNames:
     """The names of now, or of the time or commit in ``at``."""
+    from holdfast.storage.cid import Cid
+
     if at is None:
         return names
     try:
@@ -247,6 +247,8 @@ def _untag(arguments: argparse.Namespace) -> None:
 
 
 def _set_tag(arguments: argparse.Namespace, key: str, value: str | None) -> None:
+    from holdfast.registry.names import UNCHECKED
+
     expected = UNCHECKED if arguments.expected is None else arguments.expected or None
     with open_client(arguments) as client:
         names = client.backend.names

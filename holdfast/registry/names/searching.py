@@ -124,7 +124,8 @@ class Search:
         Where ``{0}`` stands a plus keeps SQLite from an index of the column.
         """
         if self.alias is not None:
-            yield "aliases", "{0}alias GLOB ?", self.alias
+            exact = not set(self.alias) & set("*?[")
+            yield "aliases", f"{{0}}alias {'=' if exact else 'GLOB'} ?", self.alias
         for key, value in self.tag.items():
             yield (
                 ("tags", "{0}key = ?", key)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-import time
 from contextlib import closing, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import Conflict, HoldfastError
 from holdfast.registry.database import Database
 from holdfast.registry.names import history
-from holdfast.registry.names.changes import apply_change
 from holdfast.registry.names.facts import facts_to_record
 from holdfast.registry.names.name_table import NameTable
 from holdfast.registry.names.names import UNCHECKED, NameEntry
@@ -23,11 +21,10 @@ from holdfast.registry.names.references import (
     checked_version,
     checked_word,
 )
-from holdfast.registry.versions import next_minor
+from holdfast.registry.names.transaction import Transaction, hold_label, is_needed
 from holdfast.storage.cid import Cid
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Iterator
     from datetime import datetime
 
@@ -61,7 +58,8 @@ class SqliteNames(NameTable):
     def __init__(self, database: Database, store: ContentStore, *, who: str | None = None) -> None:
         super().__init__(database)
         self._store = store
-        self._who = (this_user() if who is None else who)[:MAX_WHO_CHARACTERS]
+        said = this_user() if who is None else who
+        self._who = "".join(c if c.isprintable() else "?" for c in said[:MAX_WHO_CHARACTERS])
 
     def by(self, who: str) -> SqliteNames:
         """The same names, changed by somebody else; it is theirs to say who they are."""
@@ -91,7 +89,7 @@ class SqliteNames(NameTable):
             made: dict[str, Any] = {"kind": kind, "name": name, "version": version}
             if taken is None:
                 # Held before it is named: a crash between the two keeps too much, never too little.
-                change.hold(_label(kind, name, version), cid)
+                change.hold(hold_label(kind, name, version), cid)
                 with_facts = {"facts": recorded} if recorded else {}
                 change.commit({"op": "register", **made, "cid": cid, **with_facts})
             elif facts is not None and recorded != change.facts_of(kind, name, version):
@@ -106,7 +104,7 @@ class SqliteNames(NameTable):
         with self._changing() as change:
             gone = self.versions(kind, name, version)
             for entry in gone:
-                change.let_go(_label(kind, name, entry.version))
+                change.let_go(hold_label(kind, name, entry.version))
                 made = {"op": "unregister", "kind": kind, "name": name, "version": entry.version}
                 change.commit(made | {"was": entry.cid, "aliases": list(entry.aliases)})
         return gone
@@ -126,8 +124,8 @@ class SqliteNames(NameTable):
                         f"{old}:{entry.version} is {entry.cid}; a version never means two things"
                     )
             for entry in moving:
-                change.hold(_label(kind, new, entry.version), entry.cid)
-                change.let_go(_label(kind, old, entry.version))
+                change.hold(hold_label(kind, new, entry.version), entry.cid)
+                change.let_go(hold_label(kind, old, entry.version))
             change.commit({"op": "rename", "kind": kind, "name": old, "to": new})
             return self.versions(kind, new)
 
@@ -237,12 +235,12 @@ class SqliteNames(NameTable):
     # ------------------------------------------------------------------------------------------- changing
 
     @contextmanager
-    def _changing(self) -> Iterator[_Change]:
+    def _changing(self) -> Iterator[Transaction]:
         """One transaction; what it held is let go again when it fails, and what it lets go when it is done."""
         held: list[str] = []
         try:
             with self._database.writing() as sql:
-                yield _Change(sql, self._store, self._who, held)
+                yield Transaction(sql, self._store, self._who, held)
         except BaseException:
             # If this fails, too, the next collection keeps too much, never too little: the first error is what counts.
             with suppress(HoldfastError):
@@ -259,108 +257,7 @@ class SqliteNames(NameTable):
         with self._database.writing() as sql:
             waiting = [row["label"] for row in sql.execute("SELECT label FROM to_release")]
             for label in (*labels, *waiting):
-                if self._store.pins is not None and not _is_needed(sql, label):
+                if self._store.pins is not None and not is_needed(sql, label):
                     self._store.pins.release(label)
             if waiting:
                 sql.execute("DELETE FROM to_release")
-
-
-class _Change:
-    """A transaction of the names, and what is looked up and done in it."""
-
-    def __init__(self, sql: sqlite3.Connection, store: ContentStore, who: str, held: list[str]) -> None:
-        self.sql = sql
-        self._store = store
-        self._who = who
-        self._held = held
-
-    def cid_of(self, table: str, kind: str, name: str, version: str) -> str | None:
-        """What a version is (``versions``) or was (``removed``)."""
-        row = self.sql.execute(
-            f"SELECT cid FROM {table} WHERE kind = ? AND name = ? AND version = ?",  # noqa: S608 -- two constants
-            (kind, name, version),
-        ).fetchone()
-        return row["cid"] if row else None
-
-    def version_of(self, kind: str, name: str, cid: Cid) -> str:
-        """The newest version that ``cid`` has under a name, or the next free one."""
-        row = self.sql.execute(
-            "SELECT version FROM versions WHERE cid = ? AND kind = ? AND name = ? ORDER BY sort_key DESC LIMIT 1",
-            (str(cid), kind, name),
-        ).fetchone()
-        if row:
-            return str(row["version"])
-        newest = [
-            self.sql.execute(
-                f"SELECT max(sort_key) FROM {table} WHERE kind = ? AND name = ?",  # noqa: S608 -- two constants
-                (kind, name),
-            ).fetchone()[0]
-            for table in ("versions", "removed")
-        ]
-        return next_minor(max(filter(None, newest), default=None))
-
-    def alias(self, kind: str, name: str, alias: str) -> str | None:
-        """Where an alias points."""
-        row = self.sql.execute(
-            "SELECT version FROM aliases WHERE kind = ? AND name = ? AND alias = ?", (kind, name, alias)
-        ).fetchone()
-        return row["version"] if row else None
-
-    def facts_of(self, kind: str, name: str, version: str) -> dict[str, list[float | str]]:
-        """The facts of a version, as :func:`facts_to_record` gives them."""
-        found: dict[str, Any] = {}
-        for row in self.sql.execute(
-            "SELECT key, value_number, value_text FROM facts JOIN versions ON id = of "
-            "WHERE kind = ? AND name = ? AND version = ?",
-            (kind, name, version),
-        ):
-            number, text = row["value_number"], row["value_text"]
-            found.setdefault(row["key"], []).append(number if text is None else text)
-        return facts_to_record(found)
-
-    def hold(self, label: str, cid: Cid, *, recursive: bool = True) -> None:
-        """Keep content for a label; undone if the transaction fails."""
-        self._held.append(label)
-        self._store.hold(label, cid, recursive=recursive)
-
-    def let_go(self, label: str) -> None:
-        """Keep it for the label no longer once the transaction is done, even if this process then dies."""
-        self.sql.execute("INSERT OR IGNORE INTO to_release VALUES (?)", (label,))
-
-    def commit(self, change: dict[str, Any]) -> None:
-        """Record a change behind the newest one, and make it."""
-        row = self.sql.execute("SELECT cid FROM commits ORDER BY seq DESC LIMIT 1").fetchone()
-        time_ms = int(time.time() * 1000)
-        record = {
-            "kind": "commit",
-            "previous": Cid.parse(row["cid"]) if row else None,
-            "time_ms": time_ms,
-            "who": self._who,
-            "change": change,
-        }
-        cid = self._store.put_record(record)
-        self.hold(f"{_COMMIT}{cid}", cid, recursive=False)
-        self.sql.execute("INSERT INTO commits (cid) VALUES (?)", (str(cid),))
-        apply_change(self.sql, change, time_ms)
-
-
-_COMMIT = "commit "
-"""Before the CID of a commit, in the label that keeps it."""
-
-
-def _label(kind: str, name: str, version: str) -> str:
-    """What the hold of a version is called."""
-    return f"{kind} {name}:{version}"
-
-
-def _is_needed(sql: sqlite3.Connection, label: str) -> bool:
-    """Whether a label stands for something that is there."""
-    if label.startswith(_COMMIT):
-        row = sql.execute("SELECT 1 FROM commits WHERE cid = ?", (label.removeprefix(_COMMIT),)).fetchone()
-        return row is not None
-    kind, _, rest = label.partition(" ")
-    name, _, version = rest.rpartition(":")
-    row = sql.execute(
-        "SELECT 1 FROM versions WHERE kind = ? AND name = ? AND version = ?", (kind, name, version)
-    ).fetchone()
-    return row is not None
