@@ -2,7 +2,7 @@
 
 :class:`DatasetManager` gives datasets and :class:`ModelRegistry` models by name; every record (run, model, conversion, index) is
 DAG-CBOR and links what it was made from, so :func:`verify` can walk from a model down to the rows and the code, and hash all
-of it again.
+of it again. :class:`AIMLMetricsCollector` measures runs, and :func:`create_visualization` draws what was measured.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from holdfast.registry.code import bundle_code, load_code
 from holdfast.registry.database import Database
 from holdfast.registry.dataset_manager import DatasetManager, Shared
 from holdfast.registry.lineage import LineageNode, verify
+from holdfast.registry.measurements import AIMLMetricsCollector
 from holdfast.registry.model_registry import ModelRegistry
 from holdfast.registry.names import NameEntry, Names, Reference, SqliteNames
 from holdfast.registry.opening import open_database, open_registry
+from holdfast.registry.pictures import create_visualization
 from holdfast.registry.records import (
     CodeRecord,
     ConversionRecord,
@@ -27,6 +29,7 @@ from holdfast.registry.run_table import RunSpec, RunState, RunStatus, RunTable
 from holdfast.registry.weights import load_weights, weights_to_bytes
 
 __all__ = [
+    "AIMLMetricsCollector",
     "CodeRecord",
     "ConversionRecord",
     "Database",
@@ -47,6 +50,7 @@ __all__ = [
     "Shared",
     "SqliteNames",
     "bundle_code",
+    "create_visualization",
     "load_code",
     "load_record",
     "load_weights",

@@ -1,0 +1,145 @@
+"""Charts as Matplotlib figures. No global state: neither pyplot nor its settings are touched unless a figure is shown."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+from holdfast.errors import require
+from holdfast.registry.pictures import screen
+from holdfast.registry.pictures.chart import BarPanel, HistogramPanel, LinePanel
+from holdfast.registry.pictures.matplotlib_panels import draw
+
+if TYPE_CHECKING:
+    from holdfast.registry.pictures.chart import Chart, Panel
+    from holdfast.registry.pictures.theme import Theme
+
+__all__ = ["MatplotlibBackend"]
+
+DOTS_PER_INCH = 150
+PANEL_INCHES = 6.0
+MARGIN_INCHES = 0.22
+SUBTITLE_CHARS_PER_INCH = 12.5
+
+
+class MatplotlibBackend:
+    """Draws with Matplotlib, for PNG and SVG files and pages that need no script.
+
+    Raises:
+        Unsupported: Matplotlib is not installed.
+    """
+
+    name = "matplotlib"
+    formats = frozenset({"png", "svg"})
+
+    def __init__(self) -> None:
+        self._figures = require("matplotlib.figure", extra="plots", why="drawing with Matplotlib")
+
+    def figure(self, chart: Chart, theme: Theme) -> Any:
+        """The chart as a ``matplotlib.figure.Figure``, one or two panels wide."""
+        columns = 2 if len(chart.panels) > 1 else 1
+        rows = [chart.panels[i : i + columns] for i in range(0, len(chart.panels), columns)]
+        heights = [max(_height(panel) for panel in row) for row in rows] or [1.6]
+        width = columns * PANEL_INCHES + (1.5 if columns == 1 else 0)
+        subtitle = textwrap.wrap(chart.subtitle, int(width * SUBTITLE_CHARS_PER_INCH))
+        header = 0.62 + 0.2 * len(subtitle)
+        height = header + sum(heights) + 0.1
+        figure = self._figures.Figure(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor=theme.panel)
+        figure.text(
+            MARGIN_INCHES / width,
+            1 - 0.2 / height,
+            chart.title,
+            color=theme.text,
+            fontsize=14,
+            fontweight="bold",
+            va="top",
+            parse_math=False,
+        )
+        figure.text(
+            MARGIN_INCHES / width,
+            1 - 0.5 / height,
+            "\n".join(subtitle),
+            color=theme.soft,
+            fontsize=9.5,
+            va="top",
+            linespacing=1.3,
+            parse_math=False,
+        )
+        if not chart.panels:
+            figure.text(
+                MARGIN_INCHES / width,
+                1 - (header + 0.3) / height,
+                chart.nothing,
+                color=theme.soft,
+                fontsize=11,
+                va="top",
+                parse_math=False,
+            )
+            return figure
+        # A band as high as the header stays free above what the layout arranges.
+        figure.set_layout_engine(
+            "constrained",
+            rect=(0.0, 0.0, 1.0, 1 - header / height),
+            w_pad=MARGIN_INCHES,
+            h_pad=0.12,
+            wspace=0.02,
+            hspace=0.02,
+        )
+        grid = figure.add_gridspec(len(rows), columns, height_ratios=heights)
+        for place, row in enumerate(rows):
+            for column, panel in enumerate(row):
+                alone = len(row) < columns
+                cell = grid[place, :] if alone else grid[place, column]
+                inches = width if alone or columns == 1 else PANEL_INCHES
+                draw(
+                    figure.add_subplot(cell, facecolor=theme.panel),
+                    panel,
+                    theme,
+                    titled=len(chart.panels) > 1,
+                    inches=inches - 1.2,
+                )
+        return figure
+
+    def written(self, figure: Any, file_format: str) -> bytes:
+        """A PNG of 150 dots an inch, or an SVG whose text is outlines; equal figures give equal bytes."""
+        matplotlib = require("matplotlib", extra="plots", why="drawing with Matplotlib")
+        file = io.BytesIO()
+        metadata = {"Software": None} if file_format == "png" else {"Date": None, "Creator": None}
+        with matplotlib.rc_context({"svg.hashsalt": "holdfast", "svg.fonttype": "path"}):
+            figure.savefig(
+                file,
+                format=file_format,
+                dpi=DOTS_PER_INCH,
+                facecolor=figure.get_facecolor(),
+                metadata=metadata,
+            )
+        return file.getvalue()
+
+    def show(self, figure: Any) -> bool:
+        """Show a figure inline in a notebook, or in a window where Matplotlib has one."""
+        if screen.notebook():
+            display = require("IPython.display", extra="plots", why="showing a figure in a notebook")
+            display.display(display.Image(data=self.written(figure, "png"), width=96 * figure.get_figwidth()))
+            return True
+        if not screen.has_screen():
+            return False
+        pyplot = require("matplotlib.pyplot", extra="plots", why="showing a figure")
+        if pyplot.get_backend().lower() == "agg":
+            return False
+        window = pyplot.figure(figsize=figure.get_size_inches())
+        window.canvas.manager.canvas.figure = figure
+        figure.set_canvas(window.canvas)
+        pyplot.show(block=False)
+        return True
+
+
+def _height(panel: Panel) -> float:
+    """Inches that a panel needs."""
+    match panel:
+        case BarPanel():
+            return max(1.9, 1.15 + 0.3 * len(panel.bars))
+        case HistogramPanel():
+            return 3.1
+        case LinePanel():
+            return 3.5

@@ -1,0 +1,211 @@
+"""One panel as Plotly's traces and axes."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from holdfast.registry.pictures.chart import (
+    BarPanel,
+    HistogramPanel,
+    LinePanel,
+    lone_points,
+    needs_legend,
+    shortened,
+)
+from holdfast.registry.pictures.units import number_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from holdfast.registry.pictures.chart import Mark, Panel
+    from holdfast.registry.pictures.theme import Theme
+
+__all__ = ["traces"]
+
+_DASHES = ("solid", "dash", "dot")
+FEW_POINTS = 40
+NAME_CHARS = 28
+LEGEND_CHARS = 18
+
+Described = tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any], list[dict[str, Any]]]
+
+
+def traces(panel: Panel, theme: Theme, *, number: int) -> Described:
+    """The traces of the ``number``-th panel, what its x and y axis need, and its marks as shapes with annotations."""
+    end = "" if number == 1 else str(number)
+    axes = {"xaxis": f"x{end}", "yaxis": f"y{end}"}
+    match panel:
+        case LinePanel():
+            return _lines(panel, theme, axes, end)
+        case BarPanel():
+            return _bars(panel, theme, axes)
+        case HistogramPanel():
+            return _histogram(panel, theme, axes)
+
+
+def _lines(panel: LinePanel, theme: Theme, axes: dict[str, str], end: str) -> Described:
+    data = []
+    legend = needs_legend(panel)
+    for line in panel.lines:
+        few = len(line.x) <= FEW_POINTS
+        lone = set(lone_points(line.y))
+        sizes = [(8 if len(line.x) == 1 else 5) if few or i in lone else 0 for i in range(len(line.x))]
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers" if few or lone else "lines",
+                "name": _text(shortened(line.name, LEGEND_CHARS)),
+                "x": line.x,
+                "y": line.y,
+                "line": {
+                    "color": theme.colour(line.colour),
+                    "dash": _DASHES[line.dash],
+                    "width": 2 if few else 1.5,
+                },
+                "marker": {"size": sizes, "color": theme.colour(line.colour)},
+                "hovertemplate": f"{_text(panel.x_label)} %{{x:,.6~g}}<br>%{{y:,.6~g}}<extra>{_text(line.name)}</extra>",
+                "showlegend": legend,
+                "legend": f"legend{end}",
+                "legendgroup": line.name,
+                **axes,
+            }
+        )
+    x_axis: dict[str, Any] = {}
+    xs = [x for line in panel.lines for x in line.x]
+    if panel.whole_x:
+        x_axis |= {"tickformat": ",d"}
+        if xs and max(xs) - min(xs) <= 10:
+            x_axis |= {"dtick": 1}
+    if xs and min(xs) == max(xs):
+        x_axis |= {"range": [xs[0] - 0.5, xs[0] + 0.5]}
+    y_axis: dict[str, Any] = {"title": {"text": _text(panel.y_label)}}
+    if panel.log_y:
+        y_axis |= {"type": "log", "dtick": 1}
+    if panel.y_range:
+        y_axis |= {"range": list(panel.y_range)}
+    ends = (min(xs), max(xs)) if xs else (0.0, 1.0)
+    return data, x_axis, y_axis, _marks(panel.marks, theme, axes, ends, log_x=False)
+
+
+def _bars(panel: BarPanel, theme: Theme, axes: dict[str, str]) -> Described:
+    places = list(range(len(panel.bars)))
+    most = max(bar.value for bar in panel.bars) or 1.0
+    longest = max(len(bar.text) for bar in panel.bars)
+    data = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "x": [bar.value for bar in panel.bars],
+            "y": places,
+            "width": 0.62 if len(panel.bars) > 1 else 0.4,
+            "marker": {"color": [theme.colour(bar.colour) for bar in panel.bars]},
+            "text": [_text(bar.text) for bar in panel.bars],
+            "textposition": "outside",
+            "textfont": {"color": theme.text},
+            "cliponaxis": False,
+            "customdata": [_text(bar.name) for bar in panel.bars],
+            "hovertemplate": "%{customdata}<br>%{text}<extra></extra>",
+            "showlegend": False,
+            **axes,
+        }
+    ]
+    y_axis = {
+        "tickmode": "array",
+        "tickvals": places,
+        "ticktext": [_text(shortened(bar.name, NAME_CHARS)) for bar in panel.bars],
+        "tickfont": {"color": theme.text},
+        "range": [len(panel.bars) - 0.4, -0.6],
+        "showgrid": False,
+        "showline": False,
+        "ticks": "",
+    }
+    return data, {"range": [0, most * (1.08 + 0.022 * longest)]}, y_axis, []
+
+
+def _histogram(panel: HistogramPanel, theme: Theme, axes: dict[str, str]) -> Described:
+    """Steps, not bars: on a logarithmic axis Plotly's bars would not reach from edge to edge."""
+    colour = theme.colour(panel.colour)
+    texts = [
+        f"{number_text(float(f'{low:.3g}'))} to {number_text(float(f'{high:.3g}'))}: {count:,}"
+        for low, high, count in zip(panel.edges, panel.edges[1:], panel.counts, strict=False)
+    ]
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "x": (panel.edges[0], *panel.edges),
+            "y": (0, *panel.counts, 0),
+            "line": {"shape": "hv", "color": colour, "width": 1},
+            "fill": "tozeroy",
+            "fillcolor": colour + "cc",
+            "text": ["", *texts, ""],
+            "hovertemplate": "%{text}<extra></extra>",
+            "showlegend": False,
+            **axes,
+        }
+    ]
+    ends = panel.edges[0], panel.edges[-1]
+    x_axis: dict[str, Any] = {"range": [*ends]}
+    if panel.log_x:
+        x_axis = {
+            "type": "log",
+            "range": [math.log10(end) for end in ends],
+            "dtick": "D2" if ends[1] < 300 * ends[0] else 1,
+        }
+    y_axis: dict[str, Any] = {
+        "title": {"text": _text(panel.y_label)},
+        "range": [0, 1.25 * max(panel.counts)],
+        "tickformat": ",d",
+    }
+    if max(panel.counts) <= 5:
+        y_axis["dtick"] = 1
+    return data, x_axis, y_axis, _marks(panel.marks, theme, axes, ends, log_x=panel.log_x)
+
+
+def _marks(
+    marks: Sequence[Mark],
+    theme: Theme,
+    axes: dict[str, str],
+    ends: tuple[float, float],
+    *,
+    log_x: bool,
+) -> list[dict[str, Any]]:
+    """Upright lines with labels beside them, on the side where there is room."""
+    made = []
+    for mark in marks:
+        low, high, x = (math.log10(value) if log_x else value for value in (*ends, mark.x))
+        left = high > low and (x - low) / (high - low) > 0.6
+        refs = {"xref": axes["xaxis"], "yref": f"{axes['yaxis']} domain"}
+        made.append(
+            {
+                # An annotation's x is the logarithm on such an axis; a shape's is the value itself.
+                "shape": {
+                    "type": "line",
+                    "x0": mark.x,
+                    "x1": mark.x,
+                    "y0": 0,
+                    "y1": 1,
+                    "line": {"color": theme.soft, "width": 1, "dash": "dot"},
+                    **refs,
+                },
+                "annotation": {
+                    "x": x,
+                    "text": _text(mark.label),
+                    "showarrow": False,
+                    "xanchor": "right" if left else "left",
+                    "yanchor": "top",
+                    "xshift": -4 if left else 4,
+                    "font": {"color": theme.text, "size": 11},
+                    "bgcolor": theme.panel,
+                    "borderpad": 1,
+                    **refs,
+                },
+            }
+        )
+    return made
+
+
+def _text(text: str) -> str:
+    """Text that Plotly does not take for its markup, nor for a place to put a value."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("%{", "% {")
