@@ -272,10 +272,6 @@ class AIMLMetricsCollector:
         with self._lock:
             return {kind.value: count for kind, count in self._dropped.items() if count}
 
-    def __len__(self) -> int:
-        with self._lock:
-            return sum(len(kept) for kept in self._kept.values())
-
     def get_summary(self) -> dict[str, Any]:
         """All that was measured, as nested plain values: ready for JSON and for a record's metadata.
 

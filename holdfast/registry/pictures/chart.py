@@ -11,13 +11,14 @@ __all__ = [
     "BarPanel",
     "Chart",
     "HistogramPanel",
+    "Key",
     "Line",
     "LinePanel",
     "Mark",
     "Panel",
     "count_of",
+    "legend_of",
     "lone_points",
-    "needs_legend",
     "shortened",
     "thinned",
 ]
@@ -36,6 +37,20 @@ class Line:
     """Its place in the theme's palette."""
     dash: int = 0
     """0 is a solid line, 1 dashes, 2 dots."""
+    group: str = ""
+    """What its colour stands for, where several lines have it."""
+    role: str = ""
+    """What its dashes stand for then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """An entry of a legend."""
+
+    label: str
+    colour: int | None
+    """None for what is explained for all colours."""
+    dash: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +59,8 @@ class Mark:
 
     x: float
     label: str
+    low: bool = False
+    """Its label stands at the bottom, since the lines are at the top there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +130,22 @@ class Chart:
     """Key figures: label and value."""
 
 
-def needs_legend(panel: LinePanel) -> bool:
-    """Whether the panel's own labels leave open what a line is."""
+def legend_of(panel: LinePanel) -> tuple[Key, ...]:
+    """What tells the lines apart; nothing where the panel's own labels say what its one line is.
+
+    Lines of several groups have an entry for each colour, and then one for each kind of dashes.
+    """
     told = {panel.title.lower(), panel.y_label.lower()}
-    return len(panel.lines) > 1 or any(line.name.lower() not in told for line in panel.lines)
+    if len(panel.lines) == 1 and panel.lines[0].name.lower() in told:
+        return ()
+    groups = {line.group: line.colour for line in panel.lines if line.group}
+    roles = {line.role: line.dash for line in panel.lines if line.role}
+    if len(groups) < 2 or len(roles) < 2:
+        return tuple(Key(label=line.name, colour=line.colour, dash=line.dash) for line in panel.lines)
+    return (
+        *(Key(label=group, colour=colour, dash=0) for group, colour in groups.items()),
+        *(Key(label=role, colour=None, dash=dash) for role, dash in roles.items()),
+    )
 
 
 def lone_points(y: tuple[float, ...]) -> list[int]:

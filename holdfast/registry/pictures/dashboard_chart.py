@@ -77,12 +77,12 @@ def key_facts(measurements: Sequence[Measurement]) -> tuple[tuple[str, str], ...
     if epochs:
         facts.append(("epoch" if len(epochs) == 1 else "epochs", number_text(len(epochs))))
         seconds = math.fsum(m.values["duration_s"] for m in epochs if "duration_s" in m.values)
-        facts.append(("of training", seconds_text(float(f"{seconds:.3g}"))))
+        facts.append(("of training", seconds_text(seconds)))
     if requests:
         facts.append(("request" if len(requests) == 1 else "requests", number_text(len(requests))))
         latencies = values_of(requests, "duration_s")
         if latencies:
-            facts.append(("median latency", seconds_text(float(f"{percentile(latencies, 0.5):.3g}"))))
+            facts.append(("median latency", seconds_text(percentile(latencies, 0.5))))
     workers = len({m.subject for m in measurements if m.kind is Kind.WORKER})
     if workers:
         facts.append(("worker" if workers == 1 else "workers", number_text(workers)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.errors import require
 from holdfast.registry.pictures import screen
 from holdfast.registry.pictures.chart import BarPanel, HistogramPanel, LinePanel
-from holdfast.registry.pictures.matplotlib_panels import draw
+from holdfast.registry.pictures.matplotlib_panels import BAR_INCHES, draw, legend_rows
 
 if TYPE_CHECKING:
     from holdfast.registry.pictures.chart import Chart, Panel
@@ -20,6 +20,10 @@ __all__ = ["MatplotlibBackend"]
 DOTS_PER_INCH = 150
 PANEL_INCHES = 6.0
 MARGIN_INCHES = 0.22
+LABELS_INCHES, LEGEND_ROW_INCHES = 1.02, 0.19
+"""What a row of panels needs beside its axes: title and labels, and each row of a legend."""
+AXES_INCHES = 1.1
+"""What labels and margins take of a panel's width."""
 SUBTITLE_CHARS_PER_INCH = 12.5
 
 
@@ -44,7 +48,13 @@ class MatplotlibBackend:
         width = columns * PANEL_INCHES + (1.5 if columns == 1 else 0)
         subtitle = textwrap.wrap(chart.subtitle, int(width * SUBTITLE_CHARS_PER_INCH))
         header = 0.62 + 0.2 * len(subtitle)
-        height = header + sum(heights) + 0.1
+        inches = [
+            (width if len(row) < columns or columns == 1 else PANEL_INCHES) - AXES_INCHES for row in rows
+        ]
+        legends = [
+            max(legend_rows(panel, room) for panel in row) for row, room in zip(rows, inches, strict=True)
+        ]
+        height = header + 0.1 + sum(heights) + len(rows) * LABELS_INCHES + LEGEND_ROW_INCHES * sum(legends)
         figure = self._figures.Figure(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor=theme.panel)
         figure.text(
             MARGIN_INCHES / width,
@@ -87,17 +97,17 @@ class MatplotlibBackend:
             hspace=0.02,
         )
         grid = figure.add_gridspec(len(rows), columns, height_ratios=heights)
+        titled = len(chart.panels) > 1
         for place, row in enumerate(rows):
             for column, panel in enumerate(row):
-                alone = len(row) < columns
-                cell = grid[place, :] if alone else grid[place, column]
-                inches = width if alone or columns == 1 else PANEL_INCHES
+                cell = grid[place, :] if len(row) < columns else grid[place, column]
                 draw(
                     figure.add_subplot(cell, facecolor=theme.panel),
                     panel,
                     theme,
-                    titled=len(chart.panels) > 1,
-                    inches=inches - 1.2,
+                    title_above=_title_above(panel, legends[place], inches[place]) if titled else None,
+                    inches=inches[place],
+                    height=heights[place],
                 )
         return figure
 
@@ -134,12 +144,17 @@ class MatplotlibBackend:
         return True
 
 
+def _title_above(panel: Panel, most: int, inches: float) -> int:
+    """How many rows of legend a title stands above: those of its row where they are few, so that titles are level."""
+    return most if most <= 1 else legend_rows(panel, inches)
+
+
 def _height(panel: Panel) -> float:
-    """Inches that a panel needs."""
+    """Inches that a panel's axes need."""
     match panel:
         case BarPanel():
-            return max(1.9, 1.15 + 0.3 * len(panel.bars))
+            return BAR_INCHES * max(2, len(panel.bars)) + 0.1
         case HistogramPanel():
-            return 3.1
+            return 2.2
         case LinePanel():
-            return 3.5
+            return 2.4

@@ -10,8 +10,8 @@ from holdfast.registry.pictures.chart import (
     BarPanel,
     HistogramPanel,
     LinePanel,
+    legend_of,
     lone_points,
-    needs_legend,
     shortened,
 )
 from holdfast.registry.pictures.units import number_text
@@ -19,21 +19,45 @@ from holdfast.registry.pictures.units import number_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from holdfast.registry.pictures.chart import Mark, Panel
+    from holdfast.registry.pictures.chart import Key, Mark, Panel
     from holdfast.registry.pictures.theme import Theme
 
-__all__ = ["draw"]
+__all__ = ["draw", "legend_rows"]
 
 _DASHES: tuple[Any, ...] = ("solid", (0, (4, 2)), (0, (1, 1.6)))
-CHAR_INCHES = 0.082
+CHAR_INCHES = 0.078
 """How wide a character of a label is, about."""
-NAME_CHARS = 28
+NAME_CHARS = 24
+LEGEND_ROW_POINTS = 13.5
+BAR_INCHES = 0.44
+"""What a bar takes with the name above it."""
 FEW_POINTS = 40
 """So many points are marked one by one."""
 
 
-def draw(axes: Any, panel: Panel, theme: Theme, *, titled: bool, inches: float) -> None:
-    """Draw a panel on axes that are about ``inches`` wide; ``titled`` says whether it needs a title of its own."""
+def legend_rows(panel: Panel, inches: float) -> int:
+    """How many rows a panel's legend has above axes that are about ``inches`` wide."""
+    keys = legend_of(panel) if isinstance(panel, LinePanel) else ()
+    return -(-len(keys) // _legend_columns(keys, inches)) if keys else 0
+
+
+def _legend_columns(keys: Sequence[Key], inches: float) -> int:
+    """The most columns that there is room for; entries fill one column after the other."""
+    widths = [CHAR_INCHES * len(shortened(key.label, NAME_CHARS)) + 0.6 for key in keys]
+    for columns in range(min(len(keys), 6), 1, -1):
+        rows = -(-len(keys) // columns)
+        if sum(max(widths[i : i + rows]) for i in range(0, len(keys), rows)) <= inches:
+            return columns
+    return 1
+
+
+def draw(
+    axes: Any, panel: Panel, theme: Theme, *, title_above: int | None, inches: float, height: float
+) -> None:
+    """Draw a panel on axes that are about ``inches`` wide and ``height`` high.
+
+    ``title_above`` is how many rows of legend its title stands above, so that the titles in a row are level; None for no title.
+    """
     axes.tick_params(colors=theme.soft, labelsize=9, length=3, color=theme.edge)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
@@ -44,24 +68,24 @@ def draw(axes: Any, panel: Panel, theme: Theme, *, titled: bool, inches: float) 
         case LinePanel():
             _lines(axes, panel, theme, inches)
         case BarPanel():
-            _bars(axes, panel, theme, inches)
+            _bars(axes, panel, theme, inches, height)
         case HistogramPanel():
             _histogram(axes, panel, theme)
-    if titled:
-        # Above the legend, where there is one, which stands above the axes.
-        legend = axes.get_legend()
-        title = shortened(panel.title, int(inches / CHAR_INCHES / 1.15))
-        style = {"color": theme.text, "fontsize": 11, "fontweight": "bold", "parse_math": False}
-        if legend is None:
-            axes.set_title(title, loc="left", pad=8, **style)
-        else:
-            legend.set_title(title)
-            legend.get_title().set(**style)
-            legend.set_alignment("left")
+    if title_above is not None:
+        axes.set_title(
+            shortened(panel.title, int(inches / CHAR_INCHES / 1.15)),
+            loc="left",
+            pad=8 + LEGEND_ROW_POINTS * title_above,
+            color=theme.text,
+            fontsize=11,
+            fontweight="bold",
+            parse_math=False,
+        )
 
 
 def _lines(axes: Any, panel: LinePanel, theme: Theme, inches: float) -> None:
     ticker = require("matplotlib.ticker", extra="plots", why="drawing with Matplotlib")
+    lines = require("matplotlib.lines", extra="plots", why="drawing with Matplotlib")
     axes.grid(visible=True, color=theme.grid, linewidth=0.8)
     axes.set_ylabel(panel.y_label, color=theme.soft, fontsize=9.5, parse_math=False)
     for line in panel.lines:
@@ -75,7 +99,6 @@ def _lines(axes: Any, panel: LinePanel, theme: Theme, inches: float) -> None:
             marker="o",
             markersize=6 if len(line.x) == 1 else 3.6,
             markevery=list(range(len(line.x))) if few else lone_points(line.y),
-            label=shortened(line.name, NAME_CHARS),
             solid_joinstyle="round",
         )
     xs = [x for line in panel.lines for x in line.x]
@@ -94,16 +117,30 @@ def _lines(axes: Any, panel: LinePanel, theme: Theme, inches: float) -> None:
     if panel.y_range:
         axes.set_ylim(*panel.y_range)
     _marks(axes, panel.marks, theme, log_x=False)
-    if needs_legend(panel):
-        longest = max(len(shortened(line.name, NAME_CHARS)) for line in panel.lines)
-        columns = int(inches / (CHAR_INCHES * longest + 0.55))
+    keys = legend_of(panel)
+    if keys:
+        few = all(len(line.x) <= FEW_POINTS for line in panel.lines)
+        handles = [
+            lines.Line2D(
+                [],
+                [],
+                color=theme.soft if key.colour is None else theme.colour(key.colour),
+                linestyle=_DASHES[key.dash],
+                linewidth=1.8,
+                marker="o" if few and key.colour is not None else None,
+                markersize=3.6,
+                label=shortened(key.label, NAME_CHARS),
+            )
+            for key in keys
+        ]
         legend = axes.legend(
+            handles=handles,
             loc="lower left",
             bbox_to_anchor=(0.0, 1.0),
             borderaxespad=0.2,
             borderpad=0.1,
             frameon=False,
-            ncols=max(1, min(columns, len(panel.lines), 4)),
+            ncols=_legend_columns(keys, inches),
             fontsize=9,
             labelcolor=theme.text,
             handlelength=2.4,
@@ -113,37 +150,29 @@ def _lines(axes: Any, panel: LinePanel, theme: Theme, inches: float) -> None:
             text.set_parse_math(False)
 
 
-def _bars(axes: Any, panel: BarPanel, theme: Theme, inches: float) -> None:
+def _bars(axes: Any, panel: BarPanel, theme: Theme, inches: float, height: float) -> None:
+    """Bars with their names above them, where a long name takes no room from the bars."""
+    ticker = require("matplotlib.ticker", extra="plots", why="drawing with Matplotlib")
     places = range(len(panel.bars))
-    names = [shortened(bar.name, NAME_CHARS) for bar in panel.bars]
     axes.barh(
         places,
         [bar.value for bar in panel.bars],
-        height=0.62 if len(panel.bars) > 1 else 0.4,
+        height=0.44,
         color=[theme.colour(bar.colour) for bar in panel.bars],
     )
-    axes.set_yticks(places, names, parse_math=False)
-    for tick in axes.get_yticklabels():
-        tick.set_color(theme.text)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
+    axes.set_yticks([])
     axes.grid(visible=True, axis="x", color=theme.grid, linewidth=0.8)
-    axes.set_ylim(len(panel.bars) - 0.4, -0.6)
-    room = max(1.0, inches + 0.5 - CHAR_INCHES * max(map(len, names)))
-    share = min(0.75, (CHAR_INCHES * max(len(bar.text) for bar in panel.bars) + 0.15) / room)
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: number_text(value)))
+    # In a panel that is higher than its bars need, they stay as thick as everywhere.
+    axes.set_ylim(max(len(panel.bars), height / BAR_INCHES) - 0.6, -0.75)
+    share = min(0.75, (CHAR_INCHES * max(len(bar.text) for bar in panel.bars) + 0.15) / inches)
     most = max(bar.value for bar in panel.bars) or 1.0
     axes.set_xlim(0, most / (1 - share))
     for place, bar in zip(places, panel.bars, strict=True):
-        axes.annotate(
-            bar.text,
-            (bar.value, place),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            color=theme.text,
-            fontsize=9,
-            parse_math=False,
-        )
+        style = {"textcoords": "offset points", "color": theme.text, "fontsize": 9, "parse_math": False}
+        axes.annotate(bar.text, (bar.value, place), xytext=(5, 0), va="center", **style)
+        name = shortened(bar.name, int(inches / CHAR_INCHES))
+        axes.annotate(name, (0, place - 0.27), xytext=(4, 0), va="bottom", **style)
 
 
 def _histogram(axes: Any, panel: HistogramPanel, theme: Theme) -> None:
@@ -184,12 +213,12 @@ def _marks(axes: Any, marks: Sequence[Mark], theme: Theme, *, log_x: bool) -> No
         left = at > 0.6
         axes.annotate(
             mark.label,
-            (mark.x, 0.97 - 0.085 * turn),
+            (mark.x, 0.03 + 0.085 * turn if mark.low else 0.97 - 0.085 * turn),
             xycoords=("data", "axes fraction"),
             xytext=(-5 if left else 5, 0),
             textcoords="offset points",
             ha="right" if left else "left",
-            va="top",
+            va="bottom" if mark.low else "top",
             color=theme.text,
             fontsize=9,
             parse_math=False,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import require
 from holdfast.registry.pictures import screen
-from holdfast.registry.pictures.chart import BarPanel, HistogramPanel, LinePanel, needs_legend, shortened
+from holdfast.registry.pictures.chart import BarPanel, HistogramPanel, LinePanel, legend_of, shortened
 from holdfast.registry.pictures.plotly_panels import traces
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class PlotlyBackend:
                 title
                 | {"yanchor": "bottom", "yshift": 8, "font": {"size": 14, "color": theme.text, "weight": 600}}
             )
-        if isinstance(panel, LinePanel) and needs_legend(panel):
+        if isinstance(panel, LinePanel) and legend_of(panel):
             layout[f"legend{end}"] = {
                 "x": across[1] + 0.008,
                 "y": upright[1],
@@ -145,7 +145,9 @@ class PlotlyBackend:
             }
         for turn, mark in enumerate(marks):
             layout["shapes"].append(mark["shape"])
-            layout["annotations"].append(mark["annotation"] | {"y": 0.99 - 0.09 * turn})
+            layout["annotations"].append(
+                mark["annotation"] | {"y": 0.01 + 0.09 * turn if mark["low"] else 0.99 - 0.09 * turn}
+            )
         data += added
 
     def written(self, figure: Any, file_format: str) -> bytes:
@@ -180,14 +182,14 @@ def _columns(row: Sequence[Panel], columns: int) -> list[tuple[float, float]]:
 
 
 def _has_legend(panel: Panel) -> bool:
-    return isinstance(panel, LinePanel) and needs_legend(panel)
+    return isinstance(panel, LinePanel) and bool(legend_of(panel))
 
 
 def _height(panel: Panel) -> int:
     """Pixels that a panel needs."""
     match panel:
         case BarPanel():
-            return max(120, 40 + 30 * len(panel.bars))
+            return 44 * max(2, len(panel.bars))
         case HistogramPanel():
             return 230
         case LinePanel():

@@ -9,11 +9,11 @@ from holdfast.registry.pictures.chart import (
     BarPanel,
     HistogramPanel,
     LinePanel,
+    legend_of,
     lone_points,
-    needs_legend,
     shortened,
 )
-from holdfast.registry.pictures.units import number_text
+from holdfast.registry.pictures.units import number_text, rounded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,7 @@ __all__ = ["traces"]
 
 _DASHES = ("solid", "dash", "dot")
 FEW_POINTS = 40
-NAME_CHARS = 28
+BAR_NAME_CHARS = 48
 LEGEND_CHARS = 18
 
 Described = tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any], list[dict[str, Any]]]
@@ -46,8 +46,11 @@ def traces(panel: Panel, theme: Theme, *, number: int) -> Described:
 
 def _lines(panel: LinePanel, theme: Theme, axes: dict[str, str], end: str) -> Described:
     data = []
-    legend = needs_legend(panel)
+    keys = legend_of(panel)
+    by_group = any(key.colour is None for key in keys)
+    named: set[str] = set()
     for line in panel.lines:
+        name = line.group if by_group else line.name
         few = len(line.x) <= FEW_POINTS
         lone = set(lone_points(line.y))
         sizes = [(8 if len(line.x) == 1 else 5) if few or i in lone else 0 for i in range(len(line.x))]
@@ -55,7 +58,7 @@ def _lines(panel: LinePanel, theme: Theme, axes: dict[str, str], end: str) -> De
             {
                 "type": "scatter",
                 "mode": "lines+markers" if few or lone else "lines",
-                "name": _text(shortened(line.name, LEGEND_CHARS)),
+                "name": _text(shortened(name, LEGEND_CHARS)),
                 "x": line.x,
                 "y": line.y,
                 "line": {
@@ -65,12 +68,28 @@ def _lines(panel: LinePanel, theme: Theme, axes: dict[str, str], end: str) -> De
                 },
                 "marker": {"size": sizes, "color": theme.colour(line.colour)},
                 "hovertemplate": f"{_text(panel.x_label)} %{{x:,.6~g}}<br>%{{y:,.6~g}}<extra>{_text(line.name)}</extra>",
-                "showlegend": legend,
+                "showlegend": bool(keys) and name not in named,
                 "legend": f"legend{end}",
-                "legendgroup": line.name,
+                "legendgroup": name,
                 **axes,
             }
         )
+        named.add(name)
+    # A line without points for each kind of dashes, which say the same in all colours.
+    data += [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": _text(key.label),
+            "x": [None],
+            "y": [None],
+            "line": {"color": theme.soft, "dash": _DASHES[key.dash], "width": 2},
+            "legend": f"legend{end}",
+            **axes,
+        }
+        for key in keys
+        if key.colour is None
+    ]
     x_axis: dict[str, Any] = {}
     xs = [x for line in panel.lines for x in line.x]
     if panel.whole_x:
@@ -89,35 +108,43 @@ def _lines(panel: LinePanel, theme: Theme, axes: dict[str, str], end: str) -> De
 
 
 def _bars(panel: BarPanel, theme: Theme, axes: dict[str, str]) -> Described:
+    """Bars with their names above them, where a long name takes no room from the bars."""
     places = list(range(len(panel.bars)))
     most = max(bar.value for bar in panel.bars) or 1.0
     longest = max(len(bar.text) for bar in panel.bars)
+    names = [_text(shortened(bar.name, BAR_NAME_CHARS)) for bar in panel.bars]
+    common = {"showlegend": False, "cliponaxis": False, **axes}
     data = [
         {
             "type": "bar",
             "orientation": "h",
             "x": [bar.value for bar in panel.bars],
             "y": places,
-            "width": 0.62 if len(panel.bars) > 1 else 0.4,
+            "width": 0.44,
             "marker": {"color": [theme.colour(bar.colour) for bar in panel.bars]},
             "text": [_text(bar.text) for bar in panel.bars],
             "textposition": "outside",
             "textfont": {"color": theme.text},
-            "cliponaxis": False,
             "customdata": [_text(bar.name) for bar in panel.bars],
             "hovertemplate": "%{customdata}<br>%{text}<extra></extra>",
-            "showlegend": False,
-            **axes,
-        }
+            **common,
+        },
+        {
+            "type": "scatter",
+            "mode": "text",
+            "x": [0] * len(places),
+            "y": [place - 0.24 for place in places],
+            "text": names,
+            "textposition": "top right",
+            "textfont": {"color": theme.text},
+            "hoverinfo": "skip",
+            **common,
+        },
     ]
     y_axis = {
-        "tickmode": "array",
-        "tickvals": places,
-        "ticktext": [_text(shortened(bar.name, NAME_CHARS)) for bar in panel.bars],
-        "tickfont": {"color": theme.text},
-        "range": [len(panel.bars) - 0.4, -0.6],
+        "range": [max(len(panel.bars), 2) - 0.6, -0.8],
         "showgrid": False,
-        "showline": False,
+        "showticklabels": False,
         "ticks": "",
     }
     return data, {"range": [0, most * (1.08 + 0.022 * longest)]}, y_axis, []
@@ -127,7 +154,7 @@ def _histogram(panel: HistogramPanel, theme: Theme, axes: dict[str, str]) -> Des
     """Steps, not bars: on a logarithmic axis Plotly's bars would not reach from edge to edge."""
     colour = theme.colour(panel.colour)
     texts = [
-        f"{number_text(float(f'{low:.3g}'))} to {number_text(float(f'{high:.3g}'))}: {count:,}"
+        f"{number_text(rounded(low))} to {number_text(rounded(high))}: {count:,}"
         for low, high, count in zip(panel.edges, panel.edges[1:], panel.counts, strict=False)
     ]
     data = [
@@ -179,6 +206,7 @@ def _marks(
         refs = {"xref": axes["xaxis"], "yref": f"{axes['yaxis']} domain"}
         made.append(
             {
+                "low": mark.low,
                 # An annotation's x is the logarithm on such an axis; a shape's is the value itself.
                 "shape": {
                     "type": "line",
@@ -194,7 +222,7 @@ def _marks(
                     "text": _text(mark.label),
                     "showarrow": False,
                     "xanchor": "right" if left else "left",
-                    "yanchor": "top",
+                    "yanchor": "bottom" if mark.low else "top",
                     "xshift": -4 if left else 4,
                     "font": {"color": theme.text, "size": 11},
                     "bgcolor": theme.panel,

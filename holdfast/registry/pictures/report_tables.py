@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.registry.measurements.training_findings import lower_is_better
 from holdfast.registry.measurements.views import epochs_of
 from holdfast.registry.pictures.chart import count_of
-from holdfast.registry.pictures.units import bytes_text, number_text, seconds_text
+from holdfast.registry.pictures.units import bytes_text, number_text, rounded, seconds_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ MOST_MODELS = 50
 _MEASURED: dict[str, tuple[str, Callable[[float], str]]] = {
     "duration_s": ("duration", seconds_text),
     "num_samples": ("samples", number_text),
-    "samples_per_s": ("samples/s", lambda value: number_text(float(f"{value:.3g}"))),
+    "samples_per_s": ("samples/s", lambda value: number_text(rounded(value))),
     "data_loading_s": ("waiting for data", seconds_text),
     "memory_bytes": ("memory", bytes_text),
 }
@@ -143,7 +143,7 @@ def _name(text: str) -> str:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.3g}")
+    return None if value is None else rounded(value)
 
 
 def _full(value: float) -> str:

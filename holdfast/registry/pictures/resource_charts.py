@@ -119,7 +119,8 @@ def _over_time(of: Mapping[str, Sequence[Measurement]], value: str, *, scale: fl
     """A line for each of them, of a value over the time since the first measurement."""
     begin, unit = _time_axis(of)
     lines = []
-    for place, (name, each) in enumerate(of.items()):
+    for place, (name, unsorted) in enumerate(of.items()):
+        each = sorted(unsorted, key=lambda m: m.time_s)
         x, y = thinned(
             tuple(unit.of(m.time_s - begin) for m in each),
             tuple(scale * m.values[value] for m in each),
@@ -148,10 +149,10 @@ def loads_chart(measurements: Sequence[Measurement], kind: Kind = Kind.DATASET_L
     bars = []
     for name in order[:MAX_BARS]:
         mean, count, sizes, total = found[name]
-        text = seconds_text(float(f"{mean:.3g}"))
+        text = seconds_text(mean)
         text += f", {count_of(count, 'load')}" if count > 1 else ""
         if len(sizes) == count and total:
-            text += f", {bytes_text(float(f'{math.fsum(sizes) / total:.3g}'))}/s"
+            text += f", {bytes_text(math.fsum(sizes) / total)}/s"
         bars.append(Bar(name=name, value=unit.of(mean), text=text))
     panel = BarPanel(
         title=f"{what.capitalize()} loading", x_label=f"mean time of a load ({unit.name})", bars=tuple(bars)

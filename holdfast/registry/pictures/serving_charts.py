@@ -20,7 +20,7 @@ from holdfast.registry.pictures.chart import (
     thinned,
 )
 from holdfast.registry.pictures.theme import COLOURS
-from holdfast.registry.pictures.units import number_text, seconds_unit
+from holdfast.registry.pictures.units import number_text, rounded, seconds_unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,9 +67,9 @@ def _distribution(model: str, latencies: list[float], place: int) -> HistogramPa
     values = [unit.of(value) for value in latencies]
     low, high = min(values), max(values)
     log_x = low > 0 and high / low >= LOG_FROM
+    bins = min(BINS, math.ceil(2 * len(values) ** 0.5))
     if high - low <= 1e-9 * high:
-        low, high = 0.9 * low, (1.1 * high or 1.0)
-    bins = min(BINS, max(1, math.ceil(2 * len(values) ** 0.5)))
+        low, high, bins = 0.9 * low, (1.1 * high or 1.0), 1
     if log_x:
         ratio = (high / low) ** (1 / bins)
         edges = [low * ratio**i for i in range(bins)]
@@ -81,7 +81,7 @@ def _distribution(model: str, latencies: list[float], place: int) -> HistogramPa
         counts[min(bins - 1, max(0, int(position)))] += 1
     named = (("median", 0.5), ("p95", 0.95), ("p99", 0.99))
     marks = tuple(
-        Mark(x=at, label=f"{name} {number_text(float(f'{at:.3g}'))} {unit.name}")
+        Mark(x=at, label=f"{name} {number_text(rounded(at))} {unit.name}")
         for name, share in named
         for at in (percentile(values, share),)
     )
@@ -145,6 +145,6 @@ def _served(measurements: Sequence[Measurement], model: str | None) -> tuple[Bar
         samples = math.fsum(values_of(of, "batch_size"))
         if seconds and samples and model in (None, name):
             rate = samples / seconds
-            text = f"{number_text(float(f'{rate:.3g}'))} ({count_of(len(of), 'request')})"
+            text = f"{number_text(rounded(rate))} ({count_of(len(of), 'request')})"
             bars.append(Bar(name=name, value=rate, text=text))
     return tuple(sorted(bars, key=lambda bar: -bar.value))

@@ -55,10 +55,12 @@ class TextBackend:
 def _panel(panel: Panel) -> Iterator[str]:
     match panel:
         case LinePanel():
-            yield f"{panel.title} ({panel.y_label}, by {panel.x_label})"
+            unit = "" if panel.y_label.lower() == panel.title.lower() else f" ({panel.y_label})"
+            yield f"{panel.title}{unit} by {panel.x_label}"
             name = max(len(shortened(line.name, NAME_CHARS)) for line in panel.lines)
             for line in panel.lines:
-                yield f"  {shortened(line.name, NAME_CHARS):<{name}}  {_course(line.y)}  {_told(line)}"
+                course = f"{_course(line.y)}  " if len(line.y) > 1 else ""
+                yield f"  {shortened(line.name, NAME_CHARS):<{name}}  {course}{_told(line)}"
             for mark in panel.marks:
                 yield f"  {mark.label} at {panel.x_label} {number_text(mark.x)}"
         case BarPanel():
@@ -69,7 +71,7 @@ def _panel(panel: Panel) -> Iterator[str]:
                 blocks = "█" * max(1, round(WIDTH / 2 * bar.value / most))
                 yield f"  {shortened(bar.name, NAME_CHARS):<{name}}  {blocks:<{WIDTH // 2}}  {bar.text}"
         case HistogramPanel():
-            yield f"{panel.title} ({panel.y_label} by {panel.x_label})"
+            yield f"{panel.title}: {panel.y_label} by {panel.x_label}"
             ends = number_text(panel.edges[0]), number_text(panel.edges[-1])
             yield f"  {ends[0]} {_course(tuple(map(float, panel.counts)), low=0.0)} {ends[1]}"
             if panel.marks:

@@ -10,7 +10,7 @@ from holdfast.registry.measurements.training_findings import lower_is_better
 from holdfast.registry.measurements.views import epochs_of, models_trained
 from holdfast.registry.pictures.chart import Chart, Line, LinePanel, Mark, count_of, shortened, thinned
 from holdfast.registry.pictures.theme import COLOURS
-from holdfast.registry.pictures.units import number_text, seconds_text
+from holdfast.registry.pictures.units import number_text, rounded, seconds_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,6 +104,8 @@ def _panel(base: str, metrics: dict[str, str], epochs: dict[str, list[Epoch]]) -
                     y=y,
                     colour=turn if len(epochs) == 1 else place,
                     dash=_DASHES[role] if len(order) > 1 else 0,
+                    group=model,
+                    role=role,
                 )
             )
     values = [y for line in lines for y in line.y if not math.isnan(y)]
@@ -137,7 +139,7 @@ def _best(order: list[str], metrics: dict[str, str], epochs: list[Epoch]) -> tup
     best = min(points, key=lambda point: (point[0] if lower else -point[0], point[1]))
     if best[1] == points[-1][1]:
         return ()
-    return (Mark(x=best[1], label=f"best validation: {number_text(best[0])}"),)
+    return (Mark(x=best[1], label=f"best validation: {number_text(rounded(best[0]))}", low=not lower),)
 
 
 def _facts(epochs: list[Epoch]) -> list[str]:

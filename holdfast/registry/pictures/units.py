@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Unit", "bytes_text", "bytes_unit", "number_text", "seconds_text", "seconds_unit", "time_unit"]
+__all__ = [
+    "Unit",
+    "bytes_text",
+    "bytes_unit",
+    "number_text",
+    "rounded",
+    "seconds_text",
+    "seconds_unit",
+    "time_unit",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +68,18 @@ def bytes_unit(values: Iterable[float]) -> Unit:
 def seconds_text(seconds: float) -> str:
     """A duration with three digits and its unit: ``1.25 s``."""
     unit = seconds_unit([abs(seconds)])
-    return f"{number_text(unit.of(seconds))} {unit.name}"
+    return f"{number_text(rounded(unit.of(seconds)))} {unit.name}"
 
 
 def bytes_text(size: float) -> str:
     """A size with three digits and its unit: ``512 MiB``."""
     unit = bytes_unit([abs(size)])
-    return f"{number_text(unit.of(size))} {unit.name}"
+    return f"{number_text(rounded(unit.of(size)))} {unit.name}"
+
+
+def rounded(value: float, digits: int = 3) -> float:
+    """The value with so many significant digits."""
+    return float(f"{value:.{digits}g}")
 
 
 def number_text(value: float | None) -> str:
