@@ -45,7 +45,7 @@ class MatplotlibBackend:
         columns = 2 if len(chart.panels) > 1 else 1
         rows = [chart.panels[i : i + columns] for i in range(0, len(chart.panels), columns)]
         heights = [max(_height(panel) for panel in row) for row in rows] or [1.6]
-        width = columns * PANEL_INCHES + (1.5 if columns == 1 else 0)
+        width = columns * PANEL_INCHES
         subtitle = textwrap.wrap(chart.subtitle, int(width * SUBTITLE_CHARS_PER_INCH))
         header = 0.62 + 0.2 * len(subtitle)
         inches = [

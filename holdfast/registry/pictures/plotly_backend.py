@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.errors import require
 from holdfast.registry.pictures import screen
 from holdfast.registry.pictures.chart import BarPanel, HistogramPanel, LinePanel, legend_of, shortened
-from holdfast.registry.pictures.plotly_panels import traces
+from holdfast.registry.pictures.plotly_panels import BAR_PX, traces
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["PlotlyBackend"]
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Helvetica Neue", Arial, sans-serif'
-HEADER_PX, FOOTER_PX, GAP_PX = 84, 52, 96
+HEADER_PX, FOOTER_PX, GAP_PX, TITLE_PX = 76, 52, 88, 30
 LEGEND_SHARE = 0.2
 """Of a column's width, what stands right of a panel for its legend."""
 LEGEND_CHARS = 18
@@ -46,6 +46,7 @@ class PlotlyBackend:
         rows = [chart.panels[i : i + columns] for i in range(0, len(chart.panels), columns)]
         heights = [max(_height(panel) for panel in row) for row in rows] or [80]
         inner = sum(heights) + GAP_PX * (len(rows) - 1)
+        header = HEADER_PX + (TITLE_PX if columns > 1 else 0)
         layout: dict[str, Any] = {
             "template": self._plotly.layout.Template(),
             "title": {
@@ -66,8 +67,8 @@ class PlotlyBackend:
             "font": {"family": FONT, "size": 12, "color": theme.soft},
             "paper_bgcolor": theme.panel,
             "plot_bgcolor": theme.panel,
-            "margin": {"l": 70, "r": 24, "t": HEADER_PX, "b": FOOTER_PX},
-            "height": inner + HEADER_PX + FOOTER_PX,
+            "margin": {"l": 70, "r": 24, "t": header, "b": FOOTER_PX},
+            "height": inner + header + FOOTER_PX,
             "hoverlabel": {"font": {"family": FONT}},
             "annotations": [],
             "shapes": [],
@@ -86,6 +87,7 @@ class PlotlyBackend:
                     panel,
                     theme,
                     number=number,
+                    height=height,
                     across=(left, right),
                     upright=(upper - height / inner, upper),
                     titled=len(chart.panels) > 1,
@@ -104,6 +106,7 @@ class PlotlyBackend:
         theme: Theme,
         *,
         number: int,
+        height: int,
         across: tuple[float, float],
         upright: tuple[float, float],
         titled: bool,
@@ -118,11 +121,11 @@ class PlotlyBackend:
             "zeroline": False,
             "automargin": True,
         }
-        added, x_axis, y_axis, marks = traces(panel, theme, number=number)
+        added, x_axis, y_axis, marks = traces(panel, theme, number=number, height=height)
         layout[f"xaxis{end}"] = axis | {
             "domain": list(across),
             "anchor": f"y{end}",
-            "title": {"text": _escaped(panel.x_label)},
+            "title": {"text": _escaped(panel.x_label), "standoff": 8},
             **x_axis,
         }
         layout[f"yaxis{end}"] = axis | {"domain": list(upright), "anchor": f"x{end}", **y_axis}
@@ -189,7 +192,7 @@ def _height(panel: Panel) -> int:
     """Pixels that a panel needs."""
     match panel:
         case BarPanel():
-            return 44 * max(2, len(panel.bars))
+            return BAR_PX * max(2, len(panel.bars))
         case HistogramPanel():
             return 230
         case LinePanel():

@@ -26,26 +26,28 @@ __all__ = ["traces"]
 _DASHES = ("solid", "dash", "dot")
 FEW_POINTS = 40
 BAR_NAME_CHARS = 48
+BAR_PX = 44
+"""What a bar takes with the name above it."""
 LEGEND_CHARS = 18
 
 Described = tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any], list[dict[str, Any]]]
 
 
-def traces(panel: Panel, theme: Theme, *, number: int) -> Described:
-    """The traces of the ``number``-th panel, what its x and y axis need, and its marks as shapes with annotations."""
+def traces(panel: Panel, theme: Theme, *, number: int, height: int) -> Described:
+    """The traces of the ``number``-th panel, which is ``height`` pixels high, what its x and y axis need, and its marks as shapes with annotations."""
     end = "" if number == 1 else str(number)
     axes = {"xaxis": f"x{end}", "yaxis": f"y{end}"}
     match panel:
         case LinePanel():
             return _lines(panel, theme, axes, end)
         case BarPanel():
-            return _bars(panel, theme, axes)
+            return _bars(panel, theme, axes, height)
         case HistogramPanel():
             return _histogram(panel, theme, axes)
 
 
 def _lines(panel: LinePanel, theme: Theme, axes: dict[str, str], end: str) -> Described:
-    data = []
+    data: list[dict[str, Any]] = []
     keys = legend_of(panel)
     by_group = any(key.colour is None for key in keys)
     named: set[str] = set()
@@ -98,7 +100,10 @@ def _lines(panel: LinePanel, theme: Theme, axes: dict[str, str], end: str) -> De
             x_axis |= {"dtick": 1}
     if xs and min(xs) == max(xs):
         x_axis |= {"range": [xs[0] - 0.5, xs[0] + 0.5]}
-    y_axis: dict[str, Any] = {"title": {"text": _text(panel.y_label)}}
+    y_axis: dict[str, Any] = {
+        "title": {"text": _text(panel.y_label), "standoff": 10},
+        "tickformat": ",.6~g",
+    }
     if panel.log_y:
         y_axis |= {"type": "log", "dtick": 1}
     if panel.y_range:
@@ -107,7 +112,7 @@ def _lines(panel: LinePanel, theme: Theme, axes: dict[str, str], end: str) -> De
     return data, x_axis, y_axis, _marks(panel.marks, theme, axes, ends, log_x=False)
 
 
-def _bars(panel: BarPanel, theme: Theme, axes: dict[str, str]) -> Described:
+def _bars(panel: BarPanel, theme: Theme, axes: dict[str, str], height: int) -> Described:
     """Bars with their names above them, where a long name takes no room from the bars."""
     places = list(range(len(panel.bars)))
     most = max(bar.value for bar in panel.bars) or 1.0
@@ -142,12 +147,12 @@ def _bars(panel: BarPanel, theme: Theme, axes: dict[str, str]) -> Described:
         },
     ]
     y_axis = {
-        "range": [max(len(panel.bars), 2) - 0.6, -0.8],
+        "range": [max(len(panel.bars), height / BAR_PX) - 0.6, -0.8],
         "showgrid": False,
         "showticklabels": False,
         "ticks": "",
     }
-    return data, {"range": [0, most * (1.08 + 0.022 * longest)]}, y_axis, []
+    return data, {"range": [0, most * (1.08 + 0.022 * longest)], "tickformat": ",.6~g"}, y_axis, []
 
 
 def _histogram(panel: HistogramPanel, theme: Theme, axes: dict[str, str]) -> Described:
@@ -175,19 +180,29 @@ def _histogram(panel: HistogramPanel, theme: Theme, axes: dict[str, str]) -> Des
     ends = panel.edges[0], panel.edges[-1]
     x_axis: dict[str, Any] = {"range": [*ends]}
     if panel.log_x:
+        ticks = _log_ticks(*ends)
         x_axis = {
             "type": "log",
             "range": [math.log10(end) for end in ends],
-            "dtick": "D2" if ends[1] < 300 * ends[0] else 1,
+            "tickvals": ticks,
+            "ticktext": [number_text(tick) for tick in ticks],
         }
     y_axis: dict[str, Any] = {
-        "title": {"text": _text(panel.y_label)},
+        "title": {"text": _text(panel.y_label), "standoff": 10},
         "range": [0, 1.25 * max(panel.counts)],
         "tickformat": ",d",
     }
     if max(panel.counts) <= 5:
         y_axis["dtick"] = 1
     return data, x_axis, y_axis, _marks(panel.marks, theme, axes, ends, log_x=panel.log_x)
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 of each decade; the decades alone where there are many."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if math.log10(high / low) < 3 else (1,)
+    ticks = (float(f"{step}e{decade}") for decade in decades for step in steps)
+    return [tick for tick in ticks if low <= tick <= high]
 
 
 def _marks(

@@ -51,8 +51,8 @@ def html_report(metrics: AIMLMetricsCollector, backend: Backend, *, title: str) 
         f"<h1>{escape(title)}</h1>",
         f'<p class="lead">{escape(_when([m.time_s for m in measurements]))}</p>',
         f'<dl class="facts">{facts}</dl>' if facts else "",
-        f"<h2>What shows</h2>{_findings(report.findings, bool(measurements))}",
-        f"<h2>Pictures</h2>{figures}" if drawn else "",
+        f"<h2>Findings</h2>{_findings(report.findings, bool(measurements))}",
+        f'<h2>Pictures</h2><div class="pictures">{figures}</div>' if drawn else "",
         f'<p class="soft">Not measured: {escape(", ".join(missing))}.</p>'
         if missing and measurements
         else "",

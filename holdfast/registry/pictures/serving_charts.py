@@ -51,7 +51,7 @@ def latency_chart(measurements: Sequence[Measurement], model: str | None) -> Cha
     notes += [f"{len(shown)} of {len(by_count)} models, those with the most requests"] * (
         len(by_count) > len(shown)
     )
-    notes += [f"{failed} failed and are not in it"] * bool(failed)
+    notes += [f"{failed} failed and {'is' if failed == 1 else 'are'} not in it"] * bool(failed)
     title = "Inference latency" + (f" of {shortened(shown[0], 60)}" if len(shown) == 1 else "")
     return Chart(
         key="inference_latency",
