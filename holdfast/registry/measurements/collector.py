@@ -180,6 +180,11 @@ class AIMLMetricsCollector:
         """The epoch that this thread is in, the innermost one; None outside of any."""
         return next((each for each in reversed(self._stack()) if each.kind is Kind.EPOCH), None)
 
+    def next_epoch(self, model: str) -> int:
+        """The number after the last epoch of a model; 0 for a new one."""
+        with self._lock:
+            return 1 + max((m.step or 0 for m in self._kept[Kind.EPOCH] if m.subject == model), default=-1)
+
     def add(
         self,
         kind: Kind,

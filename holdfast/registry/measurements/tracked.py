@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from holdfast.registry.measurements.collector import AIMLMetricsCollector
 
-__all__ = ["Tracked"]
+__all__ = ["Tracked", "memory_bytes"]
 
 T = TypeVar("T")
 ERROR_CHARS = 300
@@ -42,6 +42,7 @@ class Tracked:
         self._clock = clock
         self._lock = threading.Lock()
         self._waited_s: float | None = None
+        self._at_end: list[Callable[[], object]] = []
         self._begin = clock()
 
     def record(self, **metrics: float) -> None:
@@ -94,20 +95,27 @@ class Tracked:
         """Seconds since it began."""
         return self._clock() - self._begin
 
+    def at_end(self, add: Callable[[], object]) -> None:
+        """Have ``add`` called when this has ended and can still be added to."""
+        with self._lock:
+            self._at_end.append(add)
+
     def finish(self, error: BaseException | None) -> None:
         """Record what was measured; called once, by the block that gave this."""
         duration_s = self.elapsed_s()
+        for add in self._at_end:
+            add()
         with self._lock:
             values = {"duration_s": duration_s, **self._values}
             if self._waited_s is not None:
                 values["data_loading_s"] = self._waited_s
             about = dict(self._about)
-        values["memory_bytes"] = _memory_bytes()
+        values["memory_bytes"] = memory_bytes()
         said = None if error is None else f"{type(error).__name__}: {error}"[:ERROR_CHARS]
         self._collector.add(self.kind, self.subject, values, step=self.step, error=said, about=about)
 
 
-def _memory_bytes() -> int:
+def memory_bytes() -> int:
     """The memory that this process has resident."""
     import psutil
 
