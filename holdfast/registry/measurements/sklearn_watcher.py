@@ -47,13 +47,13 @@ class SklearnWatcher:
         base = self._base
 
         def made(cls: type, **options: Any) -> None:
-            super(base, cls).__init_subclass__(**options)  # type: ignore[arg-type] -- mypy wants the class by its name
+            super(base, cls).__init_subclass__(**options)  # type: ignore[arg-type]
             if self._on:
                 self._wrap(cls)
 
         before = base.__dict__.get("__init_subclass__")
         hook: Any = classmethod(made)  # type: ignore[arg-type]
-        base.__init_subclass__ = hook
+        setattr(base, "__init_subclass__", hook)  # noqa: B010 -- mypy knows it as a method
         self._wrapped.append((base, "__init_subclass__", hook, before))
 
     def _wrap(self, cls: type) -> None:

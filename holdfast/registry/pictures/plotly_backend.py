@@ -23,6 +23,7 @@ LEGEND_SHARE = 0.2
 """Of a column's width, what stands right of a panel for its legend."""
 LEGEND_CHARS = 18
 CHAR_PX = 7.0
+NOTHING_PX = 80
 PLOT_PX = 900
 """A width that names are cut for; figures are as wide as what they stand in."""
 
@@ -44,8 +45,8 @@ class PlotlyBackend:
         """The chart as a ``plotly.graph_objects.Figure``, one or two panels wide."""
         columns = 2 if len(chart.panels) > 1 else 1
         rows = [chart.panels[i : i + columns] for i in range(0, len(chart.panels), columns)]
-        heights = [max(_height(panel) for panel in row) for row in rows] or [80]
-        inner = sum(heights) + GAP_PX * (len(rows) - 1)
+        heights = [max(_height(panel) for panel in row) for row in rows]
+        inner = sum(heights) + GAP_PX * (len(rows) - 1) if rows else NOTHING_PX
         header = HEADER_PX + (TITLE_PX if columns > 1 else 0)
         layout: dict[str, Any] = {
             "template": self._plotly.layout.Template(),
