@@ -47,7 +47,7 @@ def to_table(measurements: Sequence[Measurement], *, dropped: Mapping[str, int])
     schema = _schema()
     columns: dict[str, list[Any]] = {name: [] for name in schema.names}
     for m in measurements:
-        about = json.dumps(dict(m.about), sort_keys=True) if m.about else None
+        about = json.dumps(dict(m.about)) if m.about else None
         for name, value in m.values.items():
             row = (m.number, m.time_s, m.kind.value, m.subject, m.step, name, value, m.error, about)
             for column, cell in zip(columns.values(), row, strict=True):

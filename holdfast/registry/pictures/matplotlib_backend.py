@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import require
 from holdfast.registry.pictures import screen
-from holdfast.registry.pictures.chart import BarPanel, HistogramPanel, LinePanel
+from holdfast.registry.pictures.chart import BarPanel, HistogramPanel, LinePanel, shortened
 from holdfast.registry.pictures.matplotlib_panels import BAR_INCHES, draw, legend_rows
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ LABELS_INCHES, LEGEND_ROW_INCHES = 1.02, 0.19
 """What a row of panels needs beside its axes: title and labels, and each row of a legend."""
 AXES_INCHES = 1.1
 """What labels and margins take of a panel's width."""
+TITLE_CHAR_INCHES = 0.135
 SUBTITLE_CHARS_PER_INCH = 12.5
 
 
@@ -59,7 +60,7 @@ class MatplotlibBackend:
         figure.text(
             MARGIN_INCHES / width,
             1 - 0.2 / height,
-            chart.title,
+            shortened(chart.title, int((width - 2 * MARGIN_INCHES) / TITLE_CHAR_INCHES)),
             color=theme.text,
             fontsize=14,
             fontweight="bold",

@@ -90,7 +90,7 @@ class PlotlyBackend:
                     number=number,
                     height=height,
                     across=(left, right),
-                    upright=(upper - height / inner, upper),
+                    upright=(max(0.0, upper - height / inner), upper),  # rounding may go below 0
                     titled=len(chart.panels) > 1,
                 )
             top += height + GAP_PX
