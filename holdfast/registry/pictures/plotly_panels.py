@@ -170,7 +170,7 @@ def _histogram(panel: HistogramPanel, theme: Theme, axes: dict[str, str]) -> Des
             "y": (0, *panel.counts, 0),
             "line": {"shape": "hv", "color": colour, "width": 1},
             "fill": "tozeroy",
-            "fillcolor": colour + "cc",
+            "fillcolor": colour,
             "text": ["", *texts, ""],
             "hovertemplate": "%{text}<extra></extra>",
             "showlegend": False,
