@@ -97,7 +97,7 @@ def test_repeated_and_partial_fits_are_epochs_that_go_on_in_the_next_block(metri
 
 
 def test_a_fit_that_fails_is_recorded_as_failed_and_raises(metrics):
-    with autolog(metrics, frameworks="sklearn"), pytest.raises(ValueError, match="[Ii]nconsistent"):
+    with autolog(metrics, frameworks="sklearn"), pytest.raises(ValueError, match=r"[Ii]nconsistent"):
         LinearRegression().fit(X, Y[:5])
     assert metrics.measurements(Kind.EPOCH)[0].error.startswith("ValueError")
 
@@ -112,7 +112,7 @@ def test_classes_made_while_watching_are_watched_and_set_free(metrics):
     with autolog(metrics, frameworks="sklearn"):
 
         class Mine(BaseEstimator):
-            def fit(self, X, y=None):  # noqa: N803 -- scikit-learn's name
+            def fit(self, X, y=None):  # noqa: ARG002, N803 -- scikit-learn's signature
                 return self
 
         own = Mine.__dict__["fit"]
@@ -234,7 +234,10 @@ def test_what_somebody_else_wrapped_meanwhile_stays_wrapped_and_works(metrics):
     try:
         with autolog(metrics, frameworks=["torch"]):
             inner = torch.Tensor.backward
-            theirs = lambda *args, **options: inner(*args, **options)  # noqa: E731 -- somebody's
+
+            def theirs(*args, **options):
+                return inner(*args, **options)
+
             torch.Tensor.backward = theirs
         assert torch.Tensor.__dict__["backward"] is theirs
         train(DataLoader(ROWS, batch_size=30))

@@ -66,7 +66,7 @@ def test_an_unknown_format_is_refused_before_anything_is_written(run_of_20, tmp_
 def test_a_failed_write_leaves_the_older_file_and_nothing_beside_it(run_of_20, tmp_path):
     report = tmp_path / "report.html"
     report.mkdir()  # a folder is in the place of the file
-    with pytest.raises(OSError, match="report.html"):
+    with pytest.raises(OSError, match=r"report\.html"):
         create_visualization(run_of_20).generate_html_report(report)
     assert list(tmp_path.iterdir()) == [report]
 
