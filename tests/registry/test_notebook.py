@@ -20,10 +20,12 @@ def shell(tmp_path, monkeypatch) -> Iterator[Any]:
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     InteractiveShell.clear_instance()
     shell = InteractiveShell.instance()
-    shell.history_manager.enabled = False
+    history = shell.history_manager
+    assert history is not None
+    history.enabled = False
     shell.run_line_magic("load_ext", "holdfast.registry.notebook")
     yield shell
-    shell.history_manager.end_session()
+    history.end_session()
     InteractiveShell.clear_instance()
 
 

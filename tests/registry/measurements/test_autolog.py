@@ -111,7 +111,7 @@ def test_an_estimator_without_a_score_is_recorded_without_one(metrics):
 def test_classes_made_while_watching_are_watched_and_set_free(metrics):
     with autolog(metrics, frameworks="sklearn"):
 
-        class Mine(BaseEstimator):
+        class Mine(BaseEstimator):  # type: ignore[misc]
             def fit(self, X, y=None):  # noqa: ARG002, N803 -- scikit-learn's signature
                 return self
 
@@ -238,12 +238,12 @@ def test_what_somebody_else_wrapped_meanwhile_stays_wrapped_and_works(metrics):
             def theirs(*args, **options):
                 return inner(*args, **options)
 
-            torch.Tensor.backward = theirs
+            setattr(torch.Tensor, "backward", theirs)  # noqa: B010 -- mypy knows it as a method
         assert torch.Tensor.__dict__["backward"] is theirs
         train(DataLoader(ROWS, batch_size=30))
         assert metrics.measurements() == ()
     finally:
-        torch.Tensor.backward = own
+        setattr(torch.Tensor, "backward", own)  # noqa: B010
 
 
 def test_an_unknown_framework_is_refused(metrics):

@@ -141,4 +141,4 @@ def test_backends_that_write_no_pictures_say_what_does():
 
 def test_pictures_are_made_of_a_collector_only():
     with pytest.raises(InvalidInput, match="AIMLMetricsCollector"):
-        create_visualization({"loss": 1.0})
+        create_visualization({"loss": 1.0})  # type: ignore[arg-type]

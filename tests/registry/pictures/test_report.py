@@ -78,8 +78,8 @@ def test_a_report_shows_every_recorded_value(tmp_path):
     for epoch, value in enumerate((2.34567, 0.875, 0.0001234)):
         metrics.record_metric(f"net/epoch/{epoch}/train_loss", value)
     text = Page(create_visualization(metrics).generate_html_report(tmp_path / "r.html").read_text()).text
-    for value in ("2.34567", "0.875", "0.0001234", "train_loss", "net"):
-        assert value in text
+    for shown in ("2.34567", "0.875", "0.0001234", "train_loss", "net"):
+        assert shown in text
 
 
 def test_findings_stand_in_the_report_with_their_numbers(tmp_path):
