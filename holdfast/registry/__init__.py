@@ -2,7 +2,8 @@
 
 :class:`DatasetManager` gives datasets and :class:`ModelRegistry` models by name; every record (run, model, conversion, index) is
 DAG-CBOR and links what it was made from, so :func:`verify` can walk from a model down to the rows and the code, and hash all
-of it again. :class:`Signatures` tells who stands for it.
+of it again. :class:`Signatures` tells who stands for it. :class:`AIMLMetricsCollector` measures runs, and
+:func:`create_visualization` draws what was measured.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 from holdfast.registry.code import bundle_code, load_code
 from holdfast.registry.database import Database
 from holdfast.registry.dataset_manager import DatasetManager, Shared
+from holdfast.registry.measurements import AIMLMetricsCollector
 from holdfast.registry.models.model_registry import ModelRegistry
 from holdfast.registry.models.torch_modules import load_weights, store_weights
 from holdfast.registry.names import NameEntry, Names, Reference, SqliteNames
 from holdfast.registry.opening import open_database, open_registry
+from holdfast.registry.pictures import create_visualization
 from holdfast.registry.proof import KeyRing, LineageNode, PublicKey, Signatures, Signed, verify
 from holdfast.registry.records import (
     AttestationRecord,
@@ -28,6 +31,7 @@ from holdfast.registry.records import (
 from holdfast.registry.run_table import RunSpec, RunState, RunStatus, RunTable
 
 __all__ = [
+    "AIMLMetricsCollector",
     "AttestationRecord",
     "CodeRecord",
     "ConversionRecord",
@@ -53,6 +57,7 @@ __all__ = [
     "Signed",
     "SqliteNames",
     "bundle_code",
+    "create_visualization",
     "load_code",
     "load_record",
     "load_weights",
