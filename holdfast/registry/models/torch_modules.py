@@ -7,8 +7,6 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from holdfast.errors import InvalidInput
 from holdfast.registry.code import bundle_code, load_code
 from holdfast.registry.models.model_format import SavedModel
@@ -18,6 +16,7 @@ from holdfast.registry.models.torch_wrapper import TorchModelWrapper
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     import torch
 
     from holdfast.registry.models.model_format import Trust
@@ -196,6 +195,8 @@ def read_tensors(stored: StoredTensors) -> dict[str, torch.Tensor]:
 
 def _fill(stored: StoredTensors, targets: Mapping[str, list[torch.Tensor]]) -> None:
     """Copy each stored tensor into contiguous tensors of its own type."""
+    import numpy as np
+
     memory = {name: [_bytes_of(tensor) for tensor in tensors] for name, tensors in targets.items()}
 
     def fill(name: str, at: int, data: memoryview) -> None:
