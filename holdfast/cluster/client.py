@@ -16,7 +16,7 @@ from holdfast.registry.dataset_manager import DatasetManager
 from holdfast.registry.graph.lineage_graph import MAX_DEPTH, MAX_NODES
 from holdfast.registry.graph.training_sets import models_with_row
 from holdfast.registry.lineage import LineageNode, verify
-from holdfast.registry.model_registry import ModelRegistry
+from holdfast.registry.models.model_registry import ModelRegistry
 from holdfast.registry.records import ConversionRecord, RunRecord, load_record
 from holdfast.registry.run_table import CACHED_FROM, RunSpec
 from holdfast.storage.cid import Cid

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from holdfast.inference.onnx_converter import ONNXConverter
 from holdfast.inference.onnx_engine import ONNXInferenceEngine
 from holdfast.registry.compute.computation import Computation
 from holdfast.registry.compute.environment import numeric_environment
-from holdfast.registry.model_registry import ModelRegistry
+from holdfast.registry.models.model_registry import ModelRegistry
 from holdfast.registry.records import ConversionRecord, ModelRecord, RunRecord, load_record
 from holdfast.storage.datasets.dataset import Dataset, open_dataset
 from holdfast.storage.loaders.collation import column_to_numpy
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
     from holdfast.storage.content import ContentStore
 
 __all__ = [
+    "ModelInput",
     "conversion_computation",
     "convert_model",
+    "input_of",
     "known_conversion",
     "model_input",
     "open_engine",
@@ -58,6 +61,29 @@ def model_input(dataset: Dataset, split: str, column: str) -> NDArray[np.float32
         for batch in dataset.batches(split, [column])
     ]
     return np.concatenate(pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInput:
+    """The one input of a model: a column of its data, and the shape of a sample."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+def input_of(cid: Cid, manifest: ModelRecord) -> ModelInput:
+    """The input of a model that has one.
+
+    Raises:
+        InvalidInput: The manifest says nothing about it, or has several.
+    """
+    if len(manifest.inputs) != 1:
+        raise InvalidInput(
+            f"model {cid} has {len(manifest.inputs)} described inputs, and has to have one: keep the column that it takes, and the "
+            "shape of a sample, in the module's attributes input_column and input_shape"
+        )
+    (given,) = manifest.inputs
+    return ModelInput(str(given["name"]), tuple(int(size) for size in given["shape"]))
 
 
 def conversion_computation(model: Cid, *, split: str = "test") -> Computation:
@@ -98,21 +124,22 @@ def convert_model(
         InvalidInput: The model says nothing about its input, or was not trained by a recorded run.
     """
     manifest = load_record(store, model, ModelRecord)
-    if manifest.run is None or not manifest.input_shape or not manifest.input_column:
+    if manifest.run is None:
         raise InvalidInput(
-            f"model {model} has no run or no input_shape and input_column: there is nothing to compare an ONNX form on"
+            f"model {model} was not trained by a recorded run: there is nothing to compare an ONNX form on"
         )
+    taken = input_of(model, manifest)
     dataset = open_dataset(store, load_record(store, manifest.run, RunRecord).data)
     module = ModelRegistry(store, names).load(model, trust_code=trust_code)
-    samples = model_input(dataset, split, manifest.input_column)[:MAX_SAMPLES]
+    samples = model_input(dataset, split, taken.name)[:MAX_SAMPLES]
     converter = ONNXConverter()
     with tempfile.TemporaryDirectory(prefix="holdfast-onnx-") as folder:
         path = Path(folder) / "model.onnx"
         converter.convert_pytorch_model(
             module,
             path,
-            (1, *manifest.input_shape),
-            input_names=(manifest.input_column,),
+            (1, *taken.shape),
+            input_names=(taken.name,),
             output_names=getattr(module, "output_names", None),
             opset_version=OPSET,
         )

@@ -11,7 +11,8 @@ from holdfast.registry.code import bundle_code, load_code
 from holdfast.registry.database import Database
 from holdfast.registry.dataset_manager import DatasetManager, Shared
 from holdfast.registry.lineage import LineageNode, verify
-from holdfast.registry.model_registry import ModelRegistry
+from holdfast.registry.models.model_registry import ModelRegistry
+from holdfast.registry.models.torch_modules import load_weights, store_weights
 from holdfast.registry.names import NameEntry, Names, Reference, SqliteNames
 from holdfast.registry.opening import open_database, open_registry
 from holdfast.registry.records import (
@@ -24,7 +25,6 @@ from holdfast.registry.records import (
     load_record,
 )
 from holdfast.registry.run_table import RunSpec, RunState, RunStatus, RunTable
-from holdfast.registry.weights import load_weights, weights_to_bytes
 
 __all__ = [
     "CodeRecord",
@@ -52,6 +52,6 @@ __all__ = [
     "load_weights",
     "open_database",
     "open_registry",
+    "store_weights",
     "verify",
-    "weights_to_bytes",
 ]

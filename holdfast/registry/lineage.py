@@ -26,7 +26,7 @@ class LineageNode:
     """One thing in the tree: a record, a file or a directory, and whether everything in it is what its CID says."""
 
     role: str
-    """What it is to its parent: ``weights``, ``run``, ``data``, ..."""
+    """What it is to its parent: ``files``, ``run``, ``data``, ..."""
     kind: str
     cid: Cid
     blocks: int = 0
@@ -80,7 +80,7 @@ def verify(store: ContentStore, cid: Cid) -> LineageNode:
     """The lineage below ``cid``, with every block read and hashed.
 
     It never stops at the first error: what is missing or wrong is noted in its node (``error``), and ``ok`` of
-    the root tells about everything. Beyond hashes, it checks that the records agree with each other: a model's weights
+    the root tells about everything. Beyond hashes, it checks that the records agree with each other: a model's files
     must be what its run made, a run's data must be a dataset, and an index' vectors must come from its model.
 
     The shards of a dataset are parts of it: hashed with it, and not listed one by one. Of the datasets that it was made from
@@ -185,8 +185,8 @@ def _detail(record: dict[str, Any]) -> str:
 def _check_agreement(store: ContentStore, record: dict[str, Any]) -> None:
     if record["kind"] == "model" and record["run"] is not None:
         made = store.get_record(record["run"]).get("outputs", {})
-        if made.get("weights") != record["weights"]:
-            raise Corrupt(f"the model's weights are not those that its run made ({made.get('weights')})")
+        if made.get("files") != record["files"]:
+            raise Corrupt(f"the model's files are not those that its run made ({made.get('files')})")
     if record["kind"] == "index" and store.get_record(record["conversion"])["model"] != record["model"]:
         raise Corrupt(f"the index is of model {record['model']}, but its vectors are another one's")
     if record["kind"] == "run" and store.get_record(record["data"]).get("kind") != DATASET:

@@ -163,7 +163,7 @@ def test_what_standard_input_gives_is_stored(tmp_path: Path):
 def test_every_command_explains_itself_and_takes_json():
     listed = run_cli("--help").stdout
     commands = ("up", "worker", "down", "status", "config", "quickstart", "add", "get", "cat", "ls", "stat",
-                "train", "convert", "serve", "index", "search", "verify", "alias")  # fmt: skip
+                "train", "convert", "serve", "index", "search", "verify", "alias", "names")  # fmt: skip
     for command in commands:
         assert f"    {command} " in listed or f"    {command}\n" in listed
     text = run_cli("quickstart", "--help").stdout

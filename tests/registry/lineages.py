@@ -38,7 +38,7 @@ def stored_run(store: ContentStore, data: Cid, *, seed: int = 0, weights: bytes 
         threads_per_worker=1,
         metrics={"test_accuracy": 0.9},
         history=(),
-        outputs={"weights": store.add_bytes(made, pin=False)},
+        outputs={"files": store.add_files({"model.safetensors": made}, pin=False)},
     ).store(store)
 
 
@@ -49,10 +49,12 @@ def stored_model(
     body: dict[str, Any] = store.get_record(run)
     return ModelRecord(
         framework="pytorch",
+        format="safetensors",
         code=stored_code(store, "net"),
         config={},
-        weights=body["outputs"]["weights"],
+        files=body["outputs"]["files"],
         run=run,
+        data=(data,),
         parent=parent,
         metrics={"test_accuracy": 0.9},
     ).store(store)

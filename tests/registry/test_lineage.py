@@ -47,7 +47,7 @@ def make_model(store, *, weights=b"weights" * 300_000):
     environment = EnvironmentRecord(
         python="3.11", system="Linux", machine="x", packages={"torch": "2.6"}
     ).store(store)
-    stored = store.add_bytes(weights)
+    stored = store.add_files({"model.safetensors": weights})
     run = RunRecord(
         code=code,
         data=data,
@@ -58,12 +58,14 @@ def make_model(store, *, weights=b"weights" * 300_000):
         threads_per_worker=1,
         metrics={},
         history=(),
-        outputs={"weights": stored},
+        outputs={"files": stored},
     ).store(store)
     other_code = CodeRecord(files=store.add_files({"net.py": b"class Net: ..."}), entry="net:Net").store(
         store
     )
-    model = ModelRecord(framework="pytorch", code=other_code, config={}, weights=stored, run=run).store(store)
+    model = ModelRecord(
+        framework="pytorch", format="safetensors", code=other_code, files=stored, run=run
+    ).store(store)
     return model, {
         "model": model,
         "code": other_code,
@@ -162,7 +164,7 @@ def test_the_part_that_is_wrong_is_the_one_that_says_so(made, tmp_path):
 def test_weights_that_the_run_did_not_make_are_found(store):
     model, parts = make_model(store, weights=b"made by the run")
     body = load_record(store, model, ModelRecord).to_record()
-    cid = store.put_record(body | {"weights": store.add_bytes(b"swapped")})
+    cid = store.put_record(body | {"files": store.add_files({"model.safetensors": b"swapped"})})
     tree = verify(store, cid)
     assert not tree.ok
     assert [node.cid for node in bad(tree)] == [cid]
@@ -205,6 +207,7 @@ def test_an_index_of_another_model_s_vectors_is_found(store):
     "record",
     [
         {"kind": "model"},
+        {"kind": "model", "schema": 1},
         {"kind": "run", "data": 5},
         {"kind": "dataset"},
         {"kind": "dataset", "splits": {"train": [5]}},

@@ -14,6 +14,7 @@ from holdfast.registry.graph.lineage_graph import LineageGraph, lineage_graph
 from holdfast.registry.graph.made_from import MadeFrom
 from holdfast.registry.graph.record_links import Link, links_in
 from holdfast.registry.run_table import RunSpec
+from holdfast.registry.schema import LINEAGE, MIGRATIONS
 from holdfast.storage.cid import Cid
 from holdfast.storage.content import ContentStore
 from holdfast.storage.datasets.dataset import store_dataset
@@ -47,22 +48,18 @@ def test_a_model_tells_everything_that_it_is_made_of_and_no_shard_of_its_data(st
     model = stored_model(store, data, parent=older)
     graph = lineage_graph(store, model, made_from=made_from, downstream=False)
     assert kinds(graph) == sorted(
-        ["model"] * 2
-        + ["run"] * 2
-        + ["file"] * 2
-        + ["code"] * 2
-        + ["directory"] * 2
-        + ["dataset", "environment"]
+        ["model"] * 2 + ["run"] * 2 + ["code"] * 2 + ["directory"] * 4 + ["dataset", "environment"]
     )
     run = store.get_record(model)["run"]
-    weights = store.get_record(model)["weights"]
+    weights = store.get_record(model)["files"]
     assert {(link.role, link.part) for link in graph.parts_of(model)} == {
         ("run", run),
         ("parent", older),
-        ("weights", weights),
+        ("files", weights),
+        ("data", data),
         ("code", store.get_record(model)["code"]),
     }
-    assert graph.parts_of(weights) == [Link(run, "outputs.weights", weights)], "a run makes its outputs"
+    assert graph.parts_of(weights) == [Link(run, "outputs.files", weights)], "a run makes its outputs"
     assert weights not in {link.part for link in graph.parts_of(run)}
     assert not graph.cut
 
@@ -79,7 +76,7 @@ def test_what_was_made_from_a_dataset_is_found_through_every_record(store, names
     names.register("index", "wines", None, index)
     names.register("dataset", "wine", None, child)
     graph = lineage_graph(store, data, made_from=made_from, upstream=False)
-    run, weights = (store.get_record(model)[field] for field in ("run", "weights"))
+    run, weights = (store.get_record(model)[field] for field in ("run", "files"))
     assert set(graph.nodes) == {data, run, weights, model, conversion, index, child}
     assert graph.nodes[index].names == ("wines:1.0.0",)
     assert {link.role for link in graph.made_from(data)} == {"data", "corpus", "parent"}
@@ -105,9 +102,11 @@ def test_a_registry_from_before_the_table_answers_as_one_that_always_had_it(
     names.register("model", "m", None, model)
     before = lineage_graph(store, data, made_from=made_from)
     with database.writing() as sql:
-        for table in ("made_from", "made_from_records", "made_from_waiting"):
+        for table in ("made_from", "made_from_records", "made_from_waiting", "computed"):
             sql.execute(f"DROP TABLE {table}")
-        sql.execute("DROP TRIGGER made_from_named")
+        for trigger in ("made_from_named", "made_from_ran"):
+            sql.execute(f"DROP TRIGGER {trigger}")
+        sql.execute(f"PRAGMA user_version = {MIGRATIONS.index(LINEAGE)}")
     database.close()
     reopened = Database(database.path)
     try:
@@ -134,7 +133,7 @@ def test_a_model_that_was_trained_and_never_named_is_found_too(store, database, 
 def test_a_bare_weights_file_tells_which_run_made_it(store, names, made_from, data):
     model = stored_model(store, data)
     names.register("model", "m", None, model)
-    weights = store.get_record(model)["weights"]
+    weights = store.get_record(model)["files"]
     graph = lineage_graph(store, weights, made_from=made_from, downstream=False)
     assert {store.get_record(model)["run"], data} <= set(graph.nodes)
     assert model not in graph.nodes
@@ -166,7 +165,7 @@ def test_links_below_a_record_that_came_later_are_found_after_a_rebuild(store, d
     body = store.get_record(stored_model(store, data))
     with closing(LocalStore(tmp_path / "other")) as blocks:
         other = ContentStore(blocks)
-        model = other.put_record(body | {"run": run})
+        model = other.put_record(body | {"run": run, "data": []})
         with closing(Database(tmp_path / "other.db")) as database:
             names, table = SqliteNames(database, other), MadeFrom(database, other)
             names.register("model", "m", None, model)

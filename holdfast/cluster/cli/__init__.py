@@ -14,7 +14,17 @@ import traceback
 from typing import TYPE_CHECKING
 
 from holdfast import __version__
-from holdfast.cluster.cli import cache, content, daemons, datasets, lineage, models, registry, storage
+from holdfast.cluster.cli import (
+    cache,
+    content,
+    daemons,
+    datasets,
+    lineage,
+    models,
+    names,
+    registry,
+    storage,
+)
 from holdfast.errors import HoldfastError, Unavailable, Unsupported, disk_errors
 
 if TYPE_CHECKING:
@@ -66,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     content.add_commands(commands, connected)
     datasets.add_commands(commands, connected)
     models.add_commands(commands, connected)
+    names.add_commands(commands, connected)
     lineage.add_commands(commands, connected)
     cache.add_commands(commands, connected)
     registry.add_commands(commands, connected)
