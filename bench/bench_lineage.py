@@ -13,6 +13,7 @@ from bench.side_by_side import interleaved, report, seconds
 from holdfast.registry import Database
 from holdfast.registry.graph.lineage_graph import lineage_graph
 from holdfast.registry.graph.made_from import MadeFrom
+from holdfast.registry.versions import version_key
 from holdfast.storage.cid import DAG_CBOR, Cid
 from holdfast.storage.content import ContentStore
 from holdfast.storage.formats import dag_cbor
@@ -48,10 +49,14 @@ def build(folder: Path, versions: int, stack: ExitStack) -> tuple[ContentStore, 
         made = record({"kind": "model", "run": run[0], "framework": "pytorch", "metrics": {"accuracy": 0.9}})
         pairs += [run, made]
         model = made[0]
-        rows.append(("model", f"m{number % 1000}", f"1.{number // 1000}.0", str(model), 0.0))
+        version = f"1.{number // 1000}.0"
+        rows.append(("model", f"m{number % 1000}", version, str(model), 0.0, version_key(version)))
     blocks.put_many(pairs)
     with database.writing() as sql:
-        sql.executemany("INSERT INTO versions VALUES (?, ?, ?, ?, ?)", rows)
+        sql.executemany(
+            "INSERT INTO versions (kind, name, version, cid, created, sort_key) VALUES (?, ?, ?, ?, ?, ?)",
+            rows,
+        )
     return store, MadeFrom(database, store), datasets[-1], model
 
 

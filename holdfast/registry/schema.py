@@ -83,14 +83,15 @@ NAMES_BY_INDEX = (
     "CREATE TABLE to_release (label TEXT PRIMARY KEY) STRICT, WITHOUT ROWID",
 )
 
-MADE_FROM = (
-    # Filled by ``graph/made_from.py``: what is linked from what, and which records were looked through for that.
+LINEAGE = (
+    # What is made of what: arrows between CIDs as bytes; see graph/made_from.py.
     """CREATE TABLE made_from (
         part BLOB NOT NULL, role TEXT NOT NULL, whole BLOB NOT NULL, PRIMARY KEY (part, whole, role)
     ) STRICT, WITHOUT ROWID""",
     "CREATE INDEX made_from_by_whole ON made_from (whole)",
     "CREATE TABLE made_from_records (cid BLOB PRIMARY KEY, kind TEXT NOT NULL) STRICT, WITHOUT ROWID",
     "CREATE INDEX made_from_records_by_kind ON made_from_records (kind)",
+    # What was named or came out of a run, and whose records were not read yet.
     "CREATE TABLE made_from_waiting (cid TEXT PRIMARY KEY) STRICT, WITHOUT ROWID",
     """CREATE TRIGGER made_from_named AFTER INSERT ON versions BEGIN
         INSERT OR IGNORE INTO made_from_waiting VALUES (new.cid);
@@ -102,7 +103,7 @@ MADE_FROM = (
 )
 
 COMPUTED = (
-    # Filled by ``compute/compute_cache.py``: what was computed before.
+    # What was computed before; see compute/compute_cache.py.
     """CREATE TABLE computed (
         key TEXT PRIMARY KEY, function TEXT NOT NULL, fields BLOB NOT NULL, result TEXT NOT NULL, made_by TEXT NOT NULL,
         created REAL NOT NULL, attestation TEXT
@@ -111,14 +112,14 @@ COMPUTED = (
 )
 
 ATTESTATIONS = (
-    # Filled by ``proof/attestations.py``: who signed what.
+    # Who signed what; see proof/attestations.py.
     """CREATE TABLE attestations (
         subject TEXT NOT NULL, attestation TEXT NOT NULL, keyid TEXT NOT NULL, time REAL NOT NULL,
         PRIMARY KEY (subject, attestation, keyid)
     ) STRICT""",
 )
 
-MIGRATIONS: list[tuple[str, ...]] = [FIRST, NAMES_BY_INDEX, MADE_FROM, COMPUTED, ATTESTATIONS]
+MIGRATIONS: list[tuple[str, ...]] = [FIRST, NAMES_BY_INDEX, LINEAGE, COMPUTED, ATTESTATIONS]
 """The steps, each a list of statements. ``PRAGMA user_version`` counts those that a file has taken."""
 
 

@@ -64,6 +64,22 @@ def test_each_worker_pulls_its_share_and_the_sum_is_the_whole(cluster: Cluster, 
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
+def test_a_run_that_the_cluster_did_before_is_answered_by_its_master_and_starts_no_worker(
+    cluster: Cluster, tmp_path: Path, user_code
+):
+    events: list[dict[str, Any]] = []
+    with cluster.connect(tmp_path / "client") as client:
+        data = client.datasets.store_dataset(numbers(7), chunk_size=64)
+        first = client.train(user_code.train, data.cid, workers=2)
+    with cluster.connect(tmp_path / "another client") as client:
+        again = client.train(user_code.train, data.cid, workers=2, on_event=events.append)
+        assert (again.cid, again.model, again.cached_from) == (first.cid, first.model, first.id)
+        assert [event["type"] for event in events] == ["cached"]
+        assert first.model in client.lineage(data.cid).nodes
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_the_same_run_twice_gives_the_same_cids(cluster: Cluster, tmp_path: Path, user_code):
     with cluster.connect(tmp_path / "client") as client:
         data = client.datasets.store_dataset(numbers(1), chunk_size=64)

@@ -49,10 +49,12 @@ def stored_model(
     body: dict[str, Any] = store.get_record(run)
     return ModelRecord(
         framework="pytorch",
-        code=stored_code(store, "net"),
         format="safetensors",
+        code=stored_code(store, "net"),
+        config={},
         files=body["outputs"]["files"],
         run=run,
+        data=(data,),
         parent=parent,
         metrics={"test_accuracy": 0.9},
     ).store(store)

@@ -72,6 +72,7 @@ def here(place) -> Place:
     names.register("model", "digits", "1.0.0", old)
     names.register("model", "digits", "1.1.0", new)
     names.set_alias("model", "digits", "champion", "1.1.0")
+    names.set_tag("model", "digits", "1.1.0", "stage", "production")
     conversion = stored_conversion(store, new, second.cid)
     names.register("conversion", str(new), "1.0.0", conversion)
     names.register("index", "wines", "1.0.0", stored_index(store, new, conversion, first.cid))
@@ -339,7 +340,7 @@ def test_what_is_no_archive_says_so(place, archive, tmp_path):
 
 def test_an_export_that_can_not_be_finished_leaves_no_file(here, tmp_path):
     body = here.store.get_record(here.names.resolve("model", "digits").cid)
-    broken = here.store.put_record(body | {"files": Cid.of(b"nobody has this")})
+    broken = here.store.put_record(body | {"files": Cid.of(b"nobody has this", 0x70)})
     here.names.register("model", "broken", "1.0.0", broken)
     with pytest.raises(NotFound):
         exported(here, tmp_path / "x.car", refs=["broken"])
@@ -364,12 +365,25 @@ def test_names_go_from_registry_to_registry_with_no_file_between(here, place):
     assert copy_names(here[:2], there[:2], refs=["digits@champion", "wines"], prefix="copy-").new == 0
 
 
+def test_tags_and_what_a_model_is_found_by_arrive_too_and_own_tags_stay(here, place, tmp_path):
+    exported(here, tmp_path / "a.car", refs=["digits"])
+    there = place("there")
+    taken(there, tmp_path / "a.car")
+    assert there.names.resolve("model", "digits:1.1.0").tags == {"stage": "production"}
+    data = here.store.get_record(here.names.resolve("model", "digits").cid)["data"][0]
+    found = there.names.search("model", dataset=data, metric={"test_accuracy": (">=", 0.9)})
+    assert {entry.version for entry in found} == {"1.0.0", "1.1.0"}
+    there.names.set_tag("model", "digits", "1.1.0", "stage", "mine")
+    taken(there, tmp_path / "a.car")
+    assert there.names.resolve("model", "digits:1.1.0").tags == {"stage": "mine"}
+
+
 def test_the_changes_of_the_names_go_along_as_evidence_and_are_kept(here, place, tmp_path):
     exported(here, tmp_path / "a.car", refs=["digits"])
     there = place("there")
     taken(there, tmp_path / "a.car")
-    own = here.names.history(name="digits")
-    assert len(own) == 3
+    own = here.names.history("model", "digits")
+    assert len(own) == 4
     for commit in own:
         assert there.store.get_record(commit.cid) == here.store.get_record(commit.cid)
 

@@ -14,6 +14,7 @@ from holdfast.registry.graph.lineage_graph import LineageGraph, lineage_graph
 from holdfast.registry.graph.made_from import MadeFrom
 from holdfast.registry.graph.record_links import Link, links_in
 from holdfast.registry.run_table import RunSpec
+from holdfast.registry.schema import LINEAGE, MIGRATIONS
 from holdfast.storage.cid import Cid
 from holdfast.storage.content import ContentStore
 from holdfast.storage.datasets.dataset import store_dataset
@@ -55,6 +56,7 @@ def test_a_model_tells_everything_that_it_is_made_of_and_no_shard_of_its_data(st
         ("run", run),
         ("parent", older),
         ("files", weights),
+        ("data", data),
         ("code", store.get_record(model)["code"]),
     }
     assert graph.parts_of(weights) == [Link(run, "outputs.files", weights)], "a run makes its outputs"
@@ -100,11 +102,11 @@ def test_a_registry_from_before_the_table_answers_as_one_that_always_had_it(
     names.register("model", "m", None, model)
     before = lineage_graph(store, data, made_from=made_from)
     with database.writing() as sql:
-        for table in ("made_from", "made_from_records", "made_from_waiting", "computed"):
+        for table in ("made_from", "made_from_records", "made_from_waiting", "computed", "attestations"):
             sql.execute(f"DROP TABLE {table}")
         for trigger in ("made_from_named", "made_from_ran"):
             sql.execute(f"DROP TRIGGER {trigger}")
-        sql.execute("PRAGMA user_version = 2")
+        sql.execute(f"PRAGMA user_version = {MIGRATIONS.index(LINEAGE)}")
     database.close()
     reopened = Database(database.path)
     try:
@@ -163,7 +165,7 @@ def test_links_below_a_record_that_came_later_are_found_after_a_rebuild(store, d
     body = store.get_record(stored_model(store, data))
     with closing(LocalStore(tmp_path / "other")) as blocks:
         other = ContentStore(blocks)
-        model = other.put_record(body | {"run": run})
+        model = other.put_record(body | {"run": run, "data": []})
         with closing(Database(tmp_path / "other.db")) as database:
             names, table = SqliteNames(database, other), MadeFrom(database, other)
             names.register("model", "m", None, model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import Corrupt, InvalidInput, Unsupported
@@ -30,14 +30,20 @@ class ArchivedName:
     kind: str
     name: str
     version: str
-    aliases: tuple[str, ...]
     cid: Cid
+    aliases: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @classmethod
     def of(cls, entry: NameEntry) -> ArchivedName:
         """What an archive says of a registry's entry."""
         return cls(
-            kind=entry.kind, name=entry.name, version=entry.version, aliases=entry.aliases, cid=entry.cid
+            kind=entry.kind,
+            name=entry.name,
+            version=entry.version,
+            cid=entry.cid,
+            aliases=entry.aliases,
+            tags=dict(entry.tags),
         )
 
     def to_record(self) -> dict[str, Any]:
@@ -46,8 +52,9 @@ class ArchivedName:
             "kind": self.kind,
             "name": self.name,
             "version": self.version,
-            "aliases": list(self.aliases),
             "cid": self.cid,
+            "aliases": list(self.aliases),
+            "tags": dict(self.tags),
         }
 
     @classmethod
@@ -64,9 +71,11 @@ class ArchivedName:
             or not isinstance(value.get("cid"), Cid)
             or not isinstance(value.get("aliases"), list)
             or not all(isinstance(alias, str) for alias in value["aliases"])
+            or not isinstance(value.get("tags"), dict)
         ):
             raise Corrupt(f"the archive lists something that is no name: {value!r:.200}")
-        return cls(**{name: value[name] for name in texts}, aliases=tuple(value["aliases"]), cid=value["cid"])
+        known = {name: value[name] for name in (*texts, "cid", "tags")}
+        return cls(**known, aliases=tuple(value["aliases"]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from holdfast.errors import Conflict, NotFound, disk_errors
 from holdfast.registry.archive.archive_record import ArchivedName, ArchiveRecord
 from holdfast.registry.archive.contents import blocks_of, check_amount
-from holdfast.registry.names import Reference, SqliteNames
+from holdfast.registry.names import Reference
 from holdfast.storage.formats.car import car_frames
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from holdfast.registry.names import NameEntry, Names
     from holdfast.storage.cid import Buffer, Cid
@@ -155,12 +155,10 @@ def _entries_of(names: Names, ref: str, kinds: Sequence[str]) -> list[NameEntry]
 
 
 def _commits(names: Names, entries: list[NameEntry]) -> list[Cid]:
-    """The commits that changed these names, where the names are a home's own."""
-    if not isinstance(names, SqliteNames):
-        return []
+    """The commits that changed these names, newest first."""
     of = {(entry.kind, entry.name) for entry in entries}
-    return [
-        commit.cid
-        for commit in names.history()
-        if (commit.change.get("kind"), commit.change.get("name")) in of
-    ]
+
+    def concerns(change: Mapping[str, Any]) -> bool:
+        return any((change.get("kind"), change.get(field)) in of for field in ("name", "to"))
+
+    return [commit.cid for commit in names.history() if concerns(commit.change)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -11,20 +11,22 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from holdfast.errors import Conflict, InvalidInput, NotFound
 from holdfast.registry.archive.checking import ArchiveCheck
 from holdfast.registry.archive.exporting import CONVERSION, archive_of
-from holdfast.registry.names import NameEntry, Reference
+from holdfast.registry.models.model_registry import model_facts
+from holdfast.registry.names.references import checked_name, checked_tag, checked_version, checked_word
+from holdfast.registry.records import ModelRecord, load_record
 from holdfast.storage.formats.car import car_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from holdfast.registry.archive.archive_record import ArchivedName, ArchiveRecord
-    from holdfast.registry.names import Names
+    from holdfast.registry.names import NameEntry, Names
     from holdfast.storage.cid import Buffer, Cid
     from holdfast.storage.content import ContentStore
 
 __all__ = ["Imported", "copy_names", "import_archive"]
 
-DATASET = "dataset"
+MODEL = "model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +80,7 @@ def import_archive(
         Conflict: A version is something else here; or was, before it was removed.
         InvalidInput: It is no archive of a registry, or a name can't be one.
     """
-    naming = _Naming(names, prefix, rename or {})
+    naming = _Naming(store, names, prefix, rename or {})
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if not path.is_file():
@@ -130,7 +132,9 @@ def copy_names(
     """
     root, _, blocks = archive_of(*source, refs=refs, kind=kind, amount=amount)
     store, names = target
-    return _take_in(store, _Naming(names, prefix, rename or {}), root, _counted(blocks, progress), publish)
+    return _take_in(
+        store, _Naming(store, names, prefix, rename or {}), root, _counted(blocks, progress), publish
+    )
 
 
 def _counted(
@@ -166,7 +170,8 @@ def _take_in(
 class _Naming:
     """The names of an archive as they shall be here."""
 
-    def __init__(self, names: Names, prefix: str, rename: Mapping[str, str]) -> None:
+    def __init__(self, store: ContentStore, names: Names, prefix: str, rename: Mapping[str, str]) -> None:
+        self._store = store
         self._names = names
         self._prefix = prefix
         self._rename = rename
@@ -180,11 +185,13 @@ class _Naming:
         given: dict[tuple[str, str, str], Cid] = {}
         for name in archive.names:
             new = self._new(name)
-            wanted = Reference.parse(f"{new}:{name.version}")
-            if wanted.name != new or (name.kind != DATASET and (" " in new or "," in new)):
-                raise InvalidInput(f"{new!r} is not a name of a {name.kind}")
+            checked_name(name.kind, new)
+            checked_version(name.version)
             for alias in name.aliases:
-                Reference.parse(f"{new}@{alias}")
+                checked_word(alias, "an alias")
+            for key, value in name.tags.items():
+                checked_word(key, "the key of a tag")
+                checked_tag(value)
             here = self._here(name) or given.get((name.kind, new, name.version))
             if here is not None and here != name.cid:
                 raise Conflict(
@@ -199,7 +206,10 @@ class _Naming:
         done: list[ArchivedName] = []
         try:
             for name in fresh:
-                self._names.register(name.kind, self._new(name), name.version, name.cid)
+                facts = None
+                if name.kind == MODEL:
+                    facts = model_facts(load_record(self._store, name.cid, ModelRecord))
+                self._names.register(name.kind, self._new(name), name.version, name.cid, facts=facts)
                 done.append(name)
         except BaseException:
             # Somebody was quicker, or a version was removed here before, which only the table itself knows.
@@ -212,6 +222,8 @@ class _Naming:
             for alias in name.aliases
             if not self._point(name, alias)
         ]
+        for name in archive.names:
+            self._tag(name)
         entries = [
             self._names.resolve(name.kind, f"{self._new(name)}:{name.version}") for name in archive.names
         ]
@@ -240,3 +252,11 @@ class _Naming:
                 return False
             return True
         return found.version == name.version
+
+    def _tag(self, name: ArchivedName) -> None:
+        """Give a version the tags that it has not got here."""
+        here = self._names.resolve(name.kind, f"{self._new(name)}:{name.version}").tags
+        for key, value in name.tags.items():
+            if key not in here:
+                with suppress(Conflict):  # somebody was quicker, and theirs stays
+                    self._names.set_tag(name.kind, self._new(name), name.version, key, value, expected=None)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MadeFrom"]
 
-_AT_ONCE = 256
+_AT_ONCE = 4096
 """Roots that are read between two transactions."""
 
 

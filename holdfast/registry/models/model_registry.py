@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from holdfast.registry.proof import Signatures
     from holdfast.storage.content import ContentStore
 
-__all__ = ["ModelRegistry"]
+__all__ = ["ModelRegistry", "model_facts"]
 
 KIND = "model"
 _DATASET_KEY = "dataset_cid"
@@ -102,7 +102,7 @@ class ModelRegistry:
             cid = self.store_model(model, **about)
             record = load_record(self._store, cid, ModelRecord)
         self._publish(cid)
-        entry = self._names.register(KIND, name, version, cid, facts=_facts(record))
+        entry = self._names.register(KIND, name, version, cid, facts=model_facts(record))
         for alias in aliases:
             entry = self._names.set_alias(KIND, name, alias, entry.version)
         return entry
@@ -339,7 +339,7 @@ class ModelRegistry:
         return self._names.entries(KIND)
 
 
-def _facts(record: ModelRecord) -> Facts:
+def model_facts(record: ModelRecord) -> Facts:
     """What a model is found by."""
     texts = {name: getattr(record, name) for name in ("framework", "format", "model_type", "licence")}
     return {

@@ -66,9 +66,10 @@ def lay_out(graph: LineageGraph) -> Layout:
     grid = _Grid(boxes, pairs, columns)
     grid.order()
     grid.set_heights()
-    tops = {cid: grid.y[cid, columns[cid]] for cid in boxes}
-    grid.boxes = boxes = {
-        cid: box.with_ports({other: tops[other] + boxes[other].out for other in boxes})
+    grid.boxes = {
+        cid: box.with_ports(
+            {part: grid.arrives_from(part, cid) for port in box.ports for part in port.sources}
+        )
         for cid, box in boxes.items()
     }
     grid.set_heights()
@@ -229,6 +230,11 @@ class _Grid:
             for right in self._after[spot]:
                 found += [self.y[right] + self._port(right, spot[0]) - self._leaving(spot)]
         return sum(found) / len(found) if found else self.y[spot]
+
+    def arrives_from(self, part: Cid, whole: Cid) -> float:
+        """The height from which the arrow of a part comes into the column of what was made of it."""
+        before = (part, self._column[whole] - 1)
+        return self._leaves(before if before in self.y else (part, self._column[part]))
 
     def _leaving(self, spot: Spot) -> float:
         return _LANE_HEIGHT / 2 if self._is_lane(spot) else self.boxes[spot[0]].out
