@@ -111,7 +111,9 @@ def _import(module_name: str, file: Path) -> types.ModuleType | None:
     """The installed module, or None where it was loaded and its file may have been changed since."""
     import psutil
 
-    loaded = "__main__" if _is_main(file) else module_name  # a script is not run a second time to get its own classes
+    loaded = (
+        "__main__" if _is_main(file) else module_name
+    )  # a script is not run a second time to get its own classes
     if loaded not in sys.modules:
         _imported_at[module_name] = time.time()
         return importlib.import_module(module_name)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from holdfast.errors import Corrupt, Denied, InvalidInput, require
 from holdfast.registry.models.model_format import SavedModel
-from holdfast.registry.models.skops_files import SkopsFile, canonical
 from holdfast.registry.models.sklearn_types import check_arrays, is_harmless
+from holdfast.registry.models.skops_files import SkopsFile, canonical
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from holdfast.registry.models.boosted_trees import check_lightgbm, check_xgboost
 from holdfast.registry.models.skops_files import type_of
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ __all__ = ["check_arrays", "is_harmless"]
 _TREE = "sklearn.tree._tree.Tree"
 _PREDICTOR = "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"
 _NEIGHBOURS = ("sklearn.neighbors._kd_tree.KDTree", "sklearn.neighbors._ball_tree.BallTree")
+
+_LIGHTGBM, _XGBOOST = "lightgbm.basic.Booster", "xgboost.core.Booster"
 
 _OBJECTS: Mapping[str, Collection[str]] = {
     "lightgbm.basic": ["Booster"],
@@ -152,6 +155,10 @@ def check_arrays(file: SkopsFile) -> None:
             _check_tree(file, node)
         elif name == _PREDICTOR:
             _check_predictor(file, node["content"]["content"])
+        elif name == _LIGHTGBM:
+            _check_lightgbm(node["content"]["content"])
+        elif name == _XGBOOST:
+            check_xgboost(file.part(node["content"]["content"]["handle"]).getvalue())
         elif name in _NEIGHBOURS:
             _check_neighbours(file, node["content"]["content"])
         elif node["__loader__"] == "SparseMatrixNode":
@@ -216,6 +223,12 @@ def _check_neighbours(file: SkopsFile, state: list[Any]) -> None:
     )
     if not right:
         raise ValueError("a tree of neighbours leads out of its data")
+
+
+def _check_lightgbm(state: dict[str, Any]) -> None:
+    if "handle" in state:  # its older name, which LightGBM would read instead
+        raise ValueError("a booster has two models")
+    check_lightgbm(json.loads(state["_handle"]["content"]))
 
 
 def _check_sparse(file: SkopsFile, node: dict[str, Any]) -> None:

@@ -98,12 +98,15 @@ def canonical(data: bytes) -> bytes:
     with zipfile.ZipFile(io.BytesIO(data)) as old:
         schema = json.loads(old.read(_SCHEMA))
         _settle(schema)
-        _Numbers().number(schema, files := {})
+        files: dict[str, str] = {}
+        _Numbers().number(schema, files)
         written = io.BytesIO()
         with zipfile.ZipFile(written, "w") as new:
             for name, numbered in files.items():
                 part = old.read(name)
-                new.writestr(zipfile.ZipInfo(numbered, _TIME), _unpadded(part) if name.endswith(".npy") else part)
+                new.writestr(
+                    zipfile.ZipInfo(numbered, _TIME), _unpadded(part) if name.endswith(".npy") else part
+                )
             new.writestr(zipfile.ZipInfo(_SCHEMA, _TIME), json.dumps(schema, indent=2))
     return written.getvalue()
 

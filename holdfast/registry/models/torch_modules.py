@@ -12,7 +12,7 @@ import numpy as np
 from holdfast.errors import InvalidInput
 from holdfast.registry.code import bundle_code, load_code
 from holdfast.registry.models.model_format import SavedModel
-from holdfast.registry.models.safetensors_files import StoredTensors, Tensor, store_tensors
+from holdfast.registry.models.safetensors_files import TYPES, StoredTensors, Tensor, store_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,26 +36,8 @@ __all__ = [
 ]
 
 WEIGHTS = "model.safetensors"
-_TYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "C64": "complex64",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "BOOL": "bool",
-    "U64": "uint64",
-    "U32": "uint32",
-    "U16": "uint16",
-    "U8": "uint8",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E4M3": "float8_e4m3fn",
-}
 _SHOWN = 5
-_CODES = {f"torch.{name}": code for code, name in _TYPES.items()}
+_CODES = {f"torch.{name}": code for code, name in TYPES.items()}
 
 
 class TorchModules:
@@ -174,7 +156,7 @@ def read_tensors(stored: StoredTensors) -> dict[str, torch.Tensor]:
     tensors = {}
     for name in stored:
         dtype, shape = stored.form(name)
-        tensors[name] = torch.empty(shape, dtype=getattr(torch, _TYPES[dtype]))
+        tensors[name] = torch.empty(shape, dtype=getattr(torch, TYPES[dtype]))
     _fill(stored, {name: [tensor] for name, tensor in tensors.items()})
     return {name: tensors[kept] for name, kept in stored.metadata.items() if kept in tensors} | tensors
 
@@ -191,7 +173,7 @@ def _fill(stored: StoredTensors, targets: Mapping[str, list[torch.Tensor]]) -> N
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
-    return memoryview(_bytes_of(tensor.detach().cpu().contiguous()))
+    return _bytes_of(tensor.detach().cpu().contiguous()).data
 
 
 def load_weights(module: torch.nn.Module, store: ContentStore, cid: Cid) -> None:
@@ -211,7 +193,7 @@ def load_weights(module: torch.nn.Module, store: ContentStore, cid: Cid) -> None
     names = {**stored.metadata, **{name: name for name in stored}}
     state = module.state_dict()
     forms = {
-        name: (getattr(torch, _TYPES[dtype]), shape)
+        name: (getattr(torch, TYPES[dtype]), shape)
         for name, source in names.items()
         if source in stored
         for dtype, shape in (stored.form(source),)
