@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["format_for", "format_of", "manifest_of"]
 
 _FORMATS = (
+    ("transformers", "folder", "transformers_models:TransformersModels"),
+    ("keras", "keras", "keras_models:KerasModels"),
     ("pytorch", "safetensors", "torch_modules:TorchModules"),
     ("pytorch", "state-dict", "tensor_files:TensorFiles"),
     ("xgboost", "ubjson", "boosters:XgboostBoosters"),
@@ -26,12 +28,13 @@ _FORMATS = (
     ("lightgbm", "skops", "boosters:LightgbmEstimators"),
     ("sklearn", "skops", "sklearn_models:SklearnModels"),
     ("onnx", "onnx", "onnx_models:OnnxModels"),
-    ("transformers", "folder", "transformers_models:TransformersModels"),
-    ("keras", "keras", "keras_models:KerasModels"),
     ("jax", "safetensors", "jax_params:JaxParams"),
     ("pickle", "pickle", "pickled_models:PickledModels"),
 )
-"""Framework, format, and the class that reads and writes it; the first that accepts a model keeps it."""
+"""Framework, format, and the class that reads and writes it; the first that accepts a model keeps it.
+
+Models of transformers and Keras may be torch modules as well, and estimators of boosters scikit-learn's: these come last.
+"""
 
 
 def format_for(model: Any, framework: str | None = None) -> ModelFormat:

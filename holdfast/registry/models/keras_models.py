@@ -42,6 +42,9 @@ _HOMES = (
     "keras.quantizers",
     "keras.random",
     "keras.regularizers",
+    "keras.src.backend.jax.optimizers",
+    "keras.src.backend.tensorflow.optimizers",
+    "keras.src.backend.torch.optimizers",
     "keras.src.models",
     "keras.src.ops",
 )

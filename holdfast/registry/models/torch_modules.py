@@ -70,6 +70,12 @@ class TorchModules:
         # Anything else would be a way to call any installed function with a stranger's arguments.
         if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)):
             raise InvalidInput(f"the code of model {cid} is {cls!r:.100}, not the class of a torch module")
+        try:
+            inspect.signature(cls).bind(**record.config)
+        except TypeError as error:
+            raise InvalidInput(
+                f"the manifest of model {cid} does not fit the constructor of {cls.__name__}: {error}"
+            ) from error
         model = cls(**record.config)
         load_weights(model, store, store.resolve(f"{record.files}/{WEIGHTS}"))
         return model.eval()

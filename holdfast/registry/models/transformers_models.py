@@ -113,12 +113,11 @@ def _files_of(store: ContentStore, folder: Path) -> Cid | Mapping[str, Buffer | 
 
 
 def _config_of(store: ContentStore, cid: Cid, record: ModelRecord) -> dict[str, Any]:
-    file = store.open(store.resolve(f"{record.files}/{_CONFIG}"))
-    data = bytes(file)
+    cid_of_file = store.resolve(f"{record.files}/{_CONFIG}")
+    if (size := store.stat(cid_of_file).size) > _LARGEST_CONFIG_BYTES:
+        raise Corrupt(f"{_CONFIG} of model {cid} is {size} bytes long")
     try:
-        if len(data) > _LARGEST_CONFIG_BYTES:
-            raise ValueError(f"it is {len(data)} bytes long")
-        config = json.loads(data)
+        config = json.loads(bytes(store.open(cid_of_file)))
     except (RecursionError, ValueError) as error:
         raise Corrupt(f"{_CONFIG} of model {cid} is no JSON: {error}") from error
     if not isinstance(config, dict):
