@@ -32,7 +32,8 @@ _PLAIN = (bool, int, float, str, type(None))
 class JaxParams:
     """Dicts, lists and tuples in each other, with arrays of JAX at their ends; also Flax's ``FrozenDict`` and ``nnx.State``.
 
-    What was a ``nnx.State`` is got back as the plain dict that ``nnx.replace_by_pure_dict`` takes; all else as it was.
+    What was a ``nnx.State`` is got back as the plain dict that ``nnx.replace_by_pure_dict`` takes; all else as it was. Only an
+    array's mark that its type is weak (``jnp.full(3, 1.0)``) is not kept: JAX has no way to give it one.
     """
 
     framework: ClassVar[str] = "jax"
@@ -123,10 +124,6 @@ def _tensor(array: Any, where: str) -> Tensor:
     if name not in _CODES:
         more = ": store jax.random.key_data() of it" if name.startswith("key<") else ""
         raise InvalidInput(f"{where} is of the type {name}, which safetensors files do not have{more}")
-    if getattr(array, "weak_type", False):
-        raise InvalidInput(
-            f"{where} has no type of its own: make it an array of one, such as jnp.float32({where})"
-        )
     if not getattr(array, "is_fully_addressable", True):
         raise InvalidInput(f"{where} is spread over several processes: gather it first")
     read: Callable[[], memoryview] = lambda: _flat(array).data  # noqa: E731 -- from the device when it is written

@@ -117,7 +117,13 @@ class FormatConformance:
             text=True,
             check=False,
             timeout=110,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **environment},
+            # Threads of many processes at once wait for each other.
+            env={
+                "OMP_NUM_THREADS": "1",
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+                **environment,
+            },
         )
 
     def stored(self, registry: ModelRegistry, program: Any) -> Cid:
@@ -139,12 +145,12 @@ class FormatConformance:
         record = registry.record("kept")
         assert (record.framework, record.format) == (self.framework, self.format)
         assert_equal(program_file.outputs(registry.get("kept", **self.trust)), expected)
-        for ref in ("kept", str(entry.cid)):
-            target = tmp_path / "outputs.npz"
-            done = self.in_another_process(home, "ask", ref, str(target), json.dumps(dict(self.trust)))
-            assert done.returncode == 0, done.stderr[-2000:]
-            with np.load(target) as found:
-                assert_equal([found[name] for name in found.files], expected)
+        assert registry.resolve("kept") == entry.cid
+        target = tmp_path / "outputs.npz"
+        done = self.in_another_process(home, "ask", "kept", str(target), json.dumps(dict(self.trust)))
+        assert done.returncode == 0, done.stderr[-2000:]
+        with np.load(target) as found:
+            assert_equal([found[name] for name in found.files], expected)
 
     def test_storing_a_model_leaves_it_as_it_was(self, registry, program_file):
         model = program_file.make()
@@ -158,12 +164,10 @@ class FormatConformance:
         if not self.repeatable:
             pytest.skip("this format's files differ from one writing to the next")
         here = self.stored(registry, program_file)
-        for seed in ("1", "2"):
-            done = self.in_another_process(
-                home, "store", json.dumps(dict(self.about)), PYTHONHASHSEED=seed
-            )
-            assert done.returncode == 0, done.stderr[-2000:]
-            assert done.stdout.split()[-1] == str(here)
+        seed = "1" if os.environ.get("PYTHONHASHSEED") == "2" else "2"  # sets have another order there
+        done = self.in_another_process(home, "store", json.dumps(dict(self.about)), PYTHONHASHSEED=seed)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.split()[-1] == str(here)
 
     # --------------------------------------------------------------------------------------- what is refused
 

@@ -102,14 +102,9 @@ class Named(tuple):
         (np.array(["text"]), "is of the type"),
         ({("a",): 1}, "keys are texts"),
         ({1: jnp.ones(1), "1": jnp.ones(1)}, "two keys"),
-        (jnp.asarray(1.0), "no type of its own"),
     ],
 )
 def test_what_would_not_come_back_equal_is_refused(registry, store, leaf, message):
-    if message == "no type of its own" and not leaf.weak_type:
-        leaf = leaf * 1
-    if message == "no type of its own" and not leaf.weak_type:
-        pytest.skip("this JAX gives numbers a type of their own")
     with pytest.raises(InvalidInput, match=message):
         registry.store_model({"w": jnp.ones(2), "odd": leaf})
 
