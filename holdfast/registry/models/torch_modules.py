@@ -132,11 +132,16 @@ def store_state(store: ContentStore, state: Mapping[str, Any], *, what: str) -> 
     tied: dict[str, str] = {}
     for name, value in sorted(state.items()):
         dense = (
-            isinstance(value, torch.Tensor) and value.layout == torch.strided and str(value.dtype) in _CODES
+            isinstance(value, torch.Tensor)
+            and not torch.nn.parameter.is_lazy(value)
+            and value.layout == torch.strided
+            and str(value.dtype) in _CODES
         )
         if not dense:
             kind = (
-                f"{value.dtype}, {value.layout}" if isinstance(value, torch.Tensor) else type(value).__name__
+                f"{value.dtype}, {value.layout}"
+                if isinstance(value, torch.Tensor) and not torch.nn.parameter.is_lazy(value)
+                else type(value).__name__
             )
             raise InvalidInput(
                 f"{what} can't be stored: {name!r} is {kind}, and not a dense tensor of numbers"
@@ -179,7 +184,7 @@ def _fill(stored: StoredTensors, targets: Mapping[str, list[torch.Tensor]]) -> N
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
-    return _bytes_of(tensor.detach().cpu().contiguous()).data
+    return _bytes_of(tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()).data
 
 
 def load_weights(module: torch.nn.Module, store: ContentStore, cid: Cid) -> None:
@@ -256,4 +261,5 @@ def _fillable(tensor: torch.Tensor, dtype: torch.dtype, own: set[int]) -> bool:
 def _bytes_of(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     import torch
 
-    return tensor.detach().reshape(-1).view(torch.uint8).numpy()
+    # Contiguous as it is, a tensor of one element or none may still have any stride.
+    return tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy()

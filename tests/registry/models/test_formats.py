@@ -9,7 +9,18 @@ import pytest
 
 from holdfast.errors import InvalidInput, Unsupported
 
-FRAMEWORKS = ("flax", "jax", "keras", "lightgbm", "sklearn", "skops", "tensorflow", "torch", "transformers", "xgboost")
+FRAMEWORKS = (
+    "flax",
+    "jax",
+    "keras",
+    "lightgbm",
+    "sklearn",
+    "skops",
+    "tensorflow",
+    "torch",
+    "transformers",
+    "xgboost",
+)
 
 
 def test_asking_what_a_model_is_imports_no_framework(tmp_path):

@@ -38,7 +38,19 @@ class TestJaxParams(FormatConformance):
     """
 
 
-TYPES = ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "float16", "bfloat16", "float32", "complex64"]
+TYPES = [
+    "bool",
+    "int8",
+    "uint8",
+    "int16",
+    "uint16",
+    "int32",
+    "uint32",
+    "float16",
+    "bfloat16",
+    "float32",
+    "complex64",
+]
 TYPES += ["float8_e5m2", "float8_e4m3fn"]
 
 
@@ -49,13 +61,21 @@ def leaves(draw):
     return jnp.asarray(values, draw(st.sampled_from(TYPES)))
 
 
-plain = st.none() | st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+plain = (
+    st.none()
+    | st.booleans()
+    | st.integers(-9, 9)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+)
 trees = st.recursive(
     leaves() | plain,
-    lambda part: st.lists(part, max_size=3)
-    | st.lists(part, max_size=3).map(tuple)
-    | st.dictionaries(st.text(max_size=3), part, max_size=3)
-    | st.dictionaries(st.integers(0, 5), part, max_size=3),
+    lambda part: (
+        st.lists(part, max_size=3)
+        | st.lists(part, max_size=3).map(tuple)
+        | st.dictionaries(st.text(max_size=3), part, max_size=3)
+        | st.dictionaries(st.integers(0, 5), part, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -129,7 +149,9 @@ def test_flax_s_trees_are_taken(registry):
 
     def net(seed):
         rngs = nnx.Rngs(seed)
-        return nnx.Sequential(nnx.Linear(2, 3, rngs=rngs), nnx.BatchNorm(3, rngs=rngs), nnx.Linear(3, 1, rngs=rngs))
+        return nnx.Sequential(
+            nnx.Linear(2, 3, rngs=rngs), nnx.BatchNorm(3, rngs=rngs), nnx.Linear(3, 1, rngs=rngs)
+        )
 
     first, second = net(0), net(1)
     x = jnp.ones((4, 2))

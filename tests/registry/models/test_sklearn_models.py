@@ -18,90 +18,61 @@ from tests.registry.models.conformance import FormatConformance, assert_equal
 
 skops_io = pytest.importorskip("skops.io", reason="the package skops is not installed")
 
-PROGRAM_HEAD = """
-        import numpy as np
 
-        X = np.random.RandomState(0).rand(80, 4)
-        y = (X[:, 0] + X[:, 1] > 1).astype(int)
-        TEXTS = ["the cat sat", "a dog ran far", "birds fly in the sky", "no cat"] * 10
+class TestSklearnModels(FormatConformance):
+    """One pipeline of most kinds of parts: each process more costs the time to import scikit-learn."""
 
-        def outputs(model):
-            given = TEXTS if not hasattr(model, "n_features_in_") else X
-            methods = ("predict", "predict_proba", "decision_function", "transform")
-            found = [getattr(model, name)(given) for name in methods if hasattr(model, name)]
-            return [each.toarray() if hasattr(each, "toarray") else each for each in found]
-"""
-
-
-class SklearnConformance(FormatConformance):
     framework, format, file = "sklearn", "skops", "model.skops"
     packages, extra = ("skops", "sklearn"), "models"
+    program = """
+        import numpy as np
 
+        rows = np.random.RandomState(0).rand(80, 4)
+        y = (rows[:, 0] + rows[:, 1] > 1).astype(int)
+        X = np.column_stack([["the cat sat", "a dog ran far", "birds fly in the sky", "no cat"] * 20, rows.astype(object)])
 
-class TestForests(SklearnConformance):
-    program = (
-        PROGRAM_HEAD
-        + """
-        def make():
-            from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier, StackingClassifier
-            parts = [("f", RandomForestClassifier(4, random_state=0)), ("g", GradientBoostingClassifier(n_estimators=3, random_state=0))]
-            return StackingClassifier(parts, cv=2).fit(X, y)
-        """
-    )
-
-
-class TestTextPipelines(SklearnConformance):
-    program = (
-        PROGRAM_HEAD
-        + """
-        def make():
-            from sklearn.feature_extraction.text import TfidfVectorizer
-            from sklearn.linear_model import LogisticRegression
-            from sklearn.pipeline import make_pipeline
-            words = TfidfVectorizer(stop_words=["the", "a", "in", "no"], ngram_range=(1, 2))
-            return make_pipeline(words, LogisticRegression()).fit(TEXTS, [0, 1, 2, 0] * 10)
-        """
-    )
-
-
-class TestNeighboursAndVectors(SklearnConformance):
-    program = (
-        PROGRAM_HEAD
-        + """
-        def make():
-            from sklearn.ensemble import HistGradientBoostingClassifier, VotingClassifier
-            from sklearn.neighbors import KNeighborsClassifier
-            from sklearn.svm import SVC
-            parts = [
-                ("k", KNeighborsClassifier(3)),
-                ("b", KNeighborsClassifier(3, algorithm="ball_tree")),
-                ("h", HistGradientBoostingClassifier(max_iter=3, random_state=0)),
-                ("s", SVC()),
-            ]
-            return VotingClassifier(parts).fit(X, y)
-        """
-    )
-
-
-class TestSearches(SklearnConformance):
-    repeatable = False  # it keeps how many seconds each fit took
-    program = (
-        PROGRAM_HEAD
-        + """
         def make():
             from sklearn.compose import ColumnTransformer
-            from sklearn.linear_model import LogisticRegression
-            from sklearn.model_selection import GridSearchCV
-            from sklearn.pipeline import make_pipeline
-            from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
-            columns = ColumnTransformer(
-                [("n", StandardScaler(), [0, 1]), ("f", FunctionTransformer(np.log1p), [2])], remainder="passthrough"
+            from sklearn.ensemble import (
+                GradientBoostingClassifier, HistGradientBoostingClassifier, RandomForestClassifier, VotingClassifier
             )
-            pipeline = make_pipeline(columns, LogisticRegression())
-            grid = {"logisticregression__C": [0.1, 1.0]}
-            return GridSearchCV(pipeline, grid, scoring="f1", cv=3).fit(X, y)
-        """
-    )
+            from sklearn.feature_extraction.text import TfidfVectorizer
+            from sklearn.linear_model import LogisticRegression
+            from sklearn.neighbors import KNeighborsClassifier
+            from sklearn.pipeline import make_pipeline
+            from sklearn.preprocessing import StandardScaler
+            from sklearn.svm import SVC
+
+            words = TfidfVectorizer(stop_words=["the", "a", "in", "no"], ngram_range=(1, 2))
+            columns = ColumnTransformer(
+                [("w", words, 0), ("s", StandardScaler(), [1, 2])], remainder="passthrough", sparse_threshold=0
+            )
+            parts = [
+                ("forest", RandomForestClassifier(4, random_state=0)),
+                ("boosted", GradientBoostingClassifier(n_estimators=3, random_state=0)),
+                ("binned", HistGradientBoostingClassifier(max_iter=3, random_state=0)),
+                ("near", KNeighborsClassifier(3, algorithm="kd_tree")),
+                ("ball", KNeighborsClassifier(3, algorithm="ball_tree")),
+                ("vectors", SVC()),
+                ("line", LogisticRegression()),
+            ]
+            return make_pipeline(columns, VotingClassifier(parts)).fit(X, y)
+
+        def outputs(model):
+            return [model.predict(X), *(np.asarray(part.predict(model[:-1].transform(X))) for part in model[-1].estimators_)]
+    """
+
+
+def test_a_search_comes_back_equal_with_its_scores(registry):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
+
+    X = np.random.RandomState(0).rand(40, 3)  # noqa: N806
+    search = GridSearchCV(LogisticRegression(), {"C": [0.1, 1.0]}, scoring="f1", cv=3).fit(X, X[:, 0] > 0.5)
+    got = registry.load(registry.store_model(search))
+    np.testing.assert_array_equal(got.predict_proba(X), search.predict_proba(X))
+    np.testing.assert_array_equal(got.cv_results_["mean_test_score"], search.cv_results_["mean_test_score"])
+    assert got.score(X, X[:, 0] > 0.5) == search.score(X, X[:, 0] > 0.5)
 
 
 def fitted():
@@ -122,7 +93,10 @@ def fitted():
 
 
 def test_nearly_every_estimator_of_scikit_learn_comes_back_equal_and_with_its_cid(registry):
-    rounded = {"LabelPropagation", "LabelSpreading"}  # another layout in memory, which a pickle changes as well
+    rounded = {
+        "LabelPropagation",
+        "LabelSpreading",
+    }  # another layout in memory, which a pickle changes as well
     drawing = {"DummyClassifier"}
     seen = 0
     with warnings.catch_warnings():
@@ -219,7 +193,9 @@ def test_no_address_is_in_a_file(registry):
     from sklearn.feature_extraction.text import CountVectorizer
 
     words = ["one", "two"]
-    schema = parts(registry, registry.store_model(CountVectorizer(stop_words=words).fit(["three four"])))["schema.json"]
+    schema = parts(registry, registry.store_model(CountVectorizer(stop_words=words).fit(["three four"])))[
+        "schema.json"
+    ]
     assert str(id(words)).encode() not in schema
 
 
@@ -245,7 +221,12 @@ def node(name, loader, **more):
 
 
 def value(content):
-    return {"__class__": "str", "__module__": "builtins", "__loader__": "JsonNode", "content": json.dumps(content)}
+    return {
+        "__class__": "str",
+        "__module__": "builtins",
+        "__loader__": "JsonNode",
+        "content": json.dumps(content),
+    }
 
 
 def several(kind, *content):
@@ -263,8 +244,14 @@ def attacks(path):
     yield "type", node("subprocess.Popen", "TypeNode")
     yield "object", node("subprocess.Popen", "ObjectNode", content=mapping())
     yield "constructor", node("os.system", "ConstructorFromReduceNode", content=several("tuple", run))
-    yield "open", node("builtins.open", "ConstructorFromReduceNode", content=several("tuple", value(path), value("w")))
-    yield "io", node("io.FileIO", "ConstructorFromReduceNode", content=several("tuple", value(path), value("w")))
+    yield (
+        "open",
+        node("builtins.open", "ConstructorFromReduceNode", content=several("tuple", value(path), value("w"))),
+    )
+    yield (
+        "io",
+        node("io.FileIO", "ConstructorFromReduceNode", content=several("tuple", value(path), value("w"))),
+    )
     yield (
         "partial",
         node(
@@ -278,11 +265,26 @@ def attacks(path):
             },
         ),
     )
-    yield "method", node("builtins.str", "MethodNode", content={"obj": node("builtins.str", "TypeNode"), "func": "format"})
+    yield (
+        "method",
+        node(
+            "builtins.str", "MethodNode", content={"obj": node("builtins.str", "TypeNode"), "func": "format"}
+        ),
+    )
     yield "operator", node("operator.methodcaller", "OperatorFuncNode", attrs=several("tuple", run))
-    yield "joblib", node("joblib.numpy_pickle.load", "ConstructorFromReduceNode", content=several("tuple", value(path)))
+    yield (
+        "joblib",
+        node("joblib.numpy_pickle.load", "ConstructorFromReduceNode", content=several("tuple", value(path))),
+    )
     yield "memory", node("joblib.memory.Memory", "ObjectNode", content=mapping())
-    yield "pandas", node("pandas.core.computation.eval.eval", "ConstructorFromReduceNode", content=several("tuple", value("1")))
+    yield (
+        "pandas",
+        node(
+            "pandas.core.computation.eval.eval",
+            "ConstructorFromReduceNode",
+            content=several("tuple", value("1")),
+        ),
+    )
     yield "numpy", node("numpy.load", "FunctionNode")
     yield "fromfile", node("numpy.memmap", "ConstructorFromReduceNode", content=several("tuple", value(path)))
     yield "dataset", node("sklearn.datasets._base.load_files", "FunctionNode")
@@ -290,31 +292,61 @@ def attacks(path):
     yield "cython", node("sklearn.tree._tree.Tree", "ObjectNode", content=mapping())
     yield "module", node("sklearn.conftest.BaseEstimator", "ObjectNode", content=mapping())
     yield "import", node("antigravity.fly", "TypeNode")
-    yield "keys", node(
-        "builtins.dict",
-        "DictNode",
-        content={f"touch {path}": value(1)},
-        key_types=several("list", node("os.system", "FunctionNode")),
+    yield (
+        "keys",
+        node(
+            "builtins.dict",
+            "DictNode",
+            content={f"touch {path}": value(1)},
+            key_types=several("list", node("os.system", "FunctionNode")),
+        ),
     )
     yield "list", node("subprocess.Popen", "ListNode", content=[value("touch"), value(path)])
-    yield "array", node("os.system", "NdArrayNode", type="json", content=[run], shape=several("tuple", value(1)))
+    yield (
+        "array",
+        node("os.system", "NdArrayNode", type="json", content=[run], shape=several("tuple", value(1))),
+    )
     yield "bunch", node("sklearn.utils._bunch.Bunch", "ConstructorFromReduceNode", content=several("tuple"))
-    yield "booster", node("lightgbm.basic.Booster", "ConstructorFromReduceNode", content=several("tuple", value(None), value(None), value(path)))
-    yield "estimator", node("sklearn.metrics._scorer._Scorer", "LossNode", content=mapping(), __reduce__={"args": several("tuple", run)})
-    yield "factory", node(
-        "collections.defaultdict",
-        "DefaultDictNode",
-        content={"main": mapping(), "default_factory": node("os.abort", "TypeNode")},
+    yield (
+        "booster",
+        node(
+            "lightgbm.basic.Booster",
+            "ConstructorFromReduceNode",
+            content=several("tuple", value(None), value(None), value(path)),
+        ),
     )
-    yield "generator", node(
-        "numpy.random._generator.Generator",
-        "RandomGeneratorNode",
-        content={"bit_generator": mapping(bit_generator=value("seed")), "seed_seq": mapping()},
+    yield (
+        "estimator",
+        node(
+            "sklearn.metrics._scorer._Scorer",
+            "LossNode",
+            content=mapping(),
+            __reduce__={"args": several("tuple", run)},
+        ),
     )
-    yield "transformer", node(
-        "sklearn.preprocessing._function_transformer.FunctionTransformer",
-        "ObjectNode",
-        content=mapping(func=node("os.system", "FunctionNode"), _sklearn_version=value("1.6")),
+    yield (
+        "factory",
+        node(
+            "collections.defaultdict",
+            "DefaultDictNode",
+            content={"main": mapping(), "default_factory": node("os.abort", "TypeNode")},
+        ),
+    )
+    yield (
+        "generator",
+        node(
+            "numpy.random._generator.Generator",
+            "RandomGeneratorNode",
+            content={"bit_generator": mapping(bit_generator=value("seed")), "seed_seq": mapping()},
+        ),
+    )
+    yield (
+        "transformer",
+        node(
+            "sklearn.preprocessing._function_transformer.FunctionTransformer",
+            "ObjectNode",
+            content=mapping(func=node("os.system", "FunctionNode"), _sklearn_version=value("1.6")),
+        ),
     )
 
 
@@ -328,7 +360,9 @@ def test_nothing_that_a_file_names_is_run(registry, tmp_path, label):
     # The same, hidden in an estimator that is known, and in an array of objects.
     inside = mapping(hidden=schema, _sklearn_version=value("1.6"))
     estimator = node("sklearn.preprocessing._data.StandardScaler", "ObjectNode", content=inside)
-    array = node("numpy.ndarray", "NdArrayNode", type="json", content=[schema], shape=several("tuple", value(1)))
+    array = node(
+        "numpy.ndarray", "NdArrayNode", type="json", content=[schema], shape=several("tuple", value(1))
+    )
     for wrapped in (estimator, array):
         with pytest.raises(Denied):
             registry.load(forged(registry, wrapped))
@@ -359,7 +393,14 @@ def test_a_second_meaning_behind_an_id_is_refused(registry):
 
 @pytest.mark.parametrize(
     "schema",
-    [{"protocol": 0}, {"protocol": 1}, {"protocol": True}, {"protocol": 10**6}, {"protocol": None}, {"protocol": "2"}],
+    [
+        {"protocol": 0},
+        {"protocol": 1},
+        {"protocol": True},
+        {"protocol": 10**6},
+        {"protocol": None},
+        {"protocol": "2"},
+    ],
     ids=str,
 )
 def test_files_of_protocols_that_nobody_wrote_with_holdfast_are_refused(registry, schema):
@@ -418,7 +459,14 @@ def set_field(field, wrong):
 
 @pytest.mark.parametrize(
     ("field", "wrong"),
-    [("left_child", 10**6), ("right_child", 10**6), ("left_child", 0), ("left_child", -5), ("feature", 10**6), ("feature", -9)],
+    [
+        ("left_child", 10**6),
+        ("right_child", 10**6),
+        ("left_child", 0),
+        ("left_child", -5),
+        ("feature", 10**6),
+        ("feature", -9),
+    ],
 )
 def test_a_tree_that_leads_out_of_itself_is_refused_before_it_ends_the_process(registry, field, wrong):
     from sklearn.tree import DecisionTreeClassifier
