@@ -49,11 +49,11 @@ print(*sorted(set(sys.modules) & set({FRAMEWORKS!r})))
 
 @pytest.mark.parametrize("model", [5, None, object(), {}, [], {"a": 1}, b"bytes", int])
 def test_what_is_no_model_is_refused_with_what_would_be_taken(registry, names, model):
-    with pytest.raises(Unsupported, match="is no model .*torch module"):
+    with pytest.raises(Unsupported, match=r"is no model .*torch module"):
         registry.register("nothing", model)
     assert names.entries() == []
 
 
 def test_an_unknown_framework_is_told_the_known_ones(registry):
-    with pytest.raises(InvalidInput, match="there is no framework 'torch'; there is .*pytorch"):
+    with pytest.raises(InvalidInput, match=r"there is no framework 'torch'; there is .*pytorch"):
         registry.store_model(object(), framework="torch")

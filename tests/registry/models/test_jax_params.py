@@ -124,7 +124,7 @@ class Named(tuple):
         ({1: jnp.ones(1), "1": jnp.ones(1)}, "two keys"),
     ],
 )
-def test_what_would_not_come_back_equal_is_refused(registry, store, leaf, message):
+def test_what_would_not_come_back_equal_is_refused(registry, leaf, message):
     with pytest.raises(InvalidInput, match=message):
         registry.store_model({"w": jnp.ones(2), "odd": leaf})
 

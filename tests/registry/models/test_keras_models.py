@@ -91,5 +91,5 @@ def test_weights_that_point_into_other_files_are_refused(registry, tmp_path):
         data = io.BytesIO()
         with h5py.File(data, "w") as file:
             change(file.create_group("layers"))
-        with pytest.raises(Corrupt, match="link|another file"):
+        with pytest.raises(Corrupt, match=r"link|another file"):
             registry.load(stored(registry, config, data.getvalue()))

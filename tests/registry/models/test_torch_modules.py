@@ -148,7 +148,7 @@ def file_of(store, cid):
 
 
 def bits(tensor):
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
+    return tensor.clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8)
 
 
 each_example = settings(

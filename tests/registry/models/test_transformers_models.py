@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 
@@ -37,9 +36,7 @@ def folder(tmp_path):
     made = tmp_path / "bert"
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     transformers.BertModel(transformers.BertConfig(vocab_size=40, **sizes)).save_pretrained(made)
-    (made / "vocab.txt").write_text(
-        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "world"])
-    )
+    (made / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nhello\nworld")
     transformers.BertTokenizerFast.from_pretrained(made).save_pretrained(made)
     (made / "notes").mkdir()
     (made / "notes" / "README.md").write_text("kept")
@@ -68,7 +65,7 @@ def test_a_folder_of_links_as_the_hub_keeps_them_is_stored_whole(registry, folde
         blob.parent.mkdir(exist_ok=True)
         blob.write_bytes(data)
         (linked / name).parent.mkdir(parents=True, exist_ok=True)
-        os.symlink(blob, linked / name)
+        (linked / name).symlink_to(blob)
     one, other = (
         load_record(registry._store, registry.store_model(each), ModelRecord) for each in (folder, linked)
     )
