@@ -18,14 +18,23 @@ if TYPE_CHECKING:
 __all__ = ["format_for", "format_of", "manifest_of"]
 
 _FORMATS = (
+    ("transformers", "folder", "transformers_models:TransformersModels"),
+    ("keras", "keras", "keras_models:KerasModels"),
     ("pytorch", "safetensors", "torch_modules:TorchModules"),
     ("pytorch", "state-dict", "tensor_files:TensorFiles"),
+    ("xgboost", "ubjson", "boosters:XgboostBoosters"),
+    ("xgboost", "skops", "boosters:XgboostEstimators"),
+    ("lightgbm", "text", "boosters:LightgbmBoosters"),
+    ("lightgbm", "skops", "boosters:LightgbmEstimators"),
     ("sklearn", "skops", "sklearn_models:SklearnModels"),
     ("onnx", "onnx", "onnx_models:OnnxModels"),
-    ("transformers", "folder", "transformers_models:TransformersModels"),
+    ("jax", "safetensors", "jax_params:JaxParams"),
     ("pickle", "pickle", "pickled_models:PickledModels"),
 )
-"""Framework, format, and the class that reads and writes it; the first that accepts a model keeps it."""
+"""Framework, format, and the class that reads and writes it; the first that accepts a model keeps it.
+
+Models of transformers and Keras may be torch modules as well, and estimators of boosters scikit-learn's: these come last.
+"""
 
 
 def format_for(model: Any, framework: str | None = None) -> ModelFormat:
@@ -48,7 +57,8 @@ def format_for(model: Any, framework: str | None = None) -> ModelFormat:
     asked = f" of {framework}" if framework else ""
     raise Unsupported(
         f"{model!r:.100} ({type(model).__name__}) is no model{asked} that can be stored: give a torch module or state dict, a "
-        "scikit-learn estimator, an ONNX graph, or the Path of a .safetensors or .onnx file or of a transformers folder"
+        "scikit-learn estimator, a booster of XGBoost or LightGBM, an ONNX graph, a Keras or transformers model, a tree of JAX "
+        "arrays, or the Path of a .safetensors, .onnx or .keras file or of a transformers folder"
     )
 
 

@@ -51,23 +51,10 @@ class OnnxModels:
                 raise InvalidInput(f"{model} is no ONNX file: {error}") from error
         else:
             graph = model
-        outside = sorted(
-            {
-                entry.value
-                for each in graph.graph.initializer
-                for entry in each.external_data
-                if entry.key == "location"
-            }
-        )
-        if outside:
-            raise InvalidInput(
-                f"the graph keeps weights in other files ({', '.join(outside[:3])}): join them with "
-                "onnx.load() and onnx.save() first"
-            )
         try:
-            onnx.checker.check_model(graph)
-        except onnx.checker.ValidationError as error:
-            raise InvalidInput(f"this is no valid ONNX graph: {error}") from error
+            _check(graph)
+        except ValueError as error:
+            raise InvalidInput(f"this graph can't be stored: {error}") from error
         file = (
             store.add(model, pin=False)
             if isinstance(model, Path)
@@ -87,11 +74,39 @@ class OnnxModels:
         del trust  # a graph runs nothing
         data = bytes(store.open(store.resolve(f"{record.files}/{_FILE}")))
         try:
-            return onnx.load_model_from_string(data)
+            graph = onnx.load_model_from_string(data)
+            _check(graph)
         except Exception as error:  # as above
-            if type(error).__name__ != "DecodeError":
+            if not isinstance(error, ValueError) and type(error).__name__ != "DecodeError":
                 raise
             raise Corrupt(f"the file of model {cid} is no ONNX graph: {error}") from error
+        return graph
+
+
+def _check(graph: Any) -> None:
+    """Refuse graphs that are not valid, or read other files.
+
+    Raises:
+        ValueError: With what is wrong.
+    """
+    import onnx
+
+    outside = sorted(
+        {
+            entry.value
+            for each in graph.graph.initializer
+            for entry in each.external_data
+            if entry.key == "location"
+        }
+    )
+    if outside:
+        raise ValueError(
+            f"it keeps weights in other files ({', '.join(outside[:3])}): join them with onnx.load() and onnx.save() first"
+        )
+    try:
+        onnx.checker.check_model(graph)
+    except onnx.checker.ValidationError as error:
+        raise ValueError(f"it is not valid: {error}") from error
 
 
 def _described(value: Any) -> Mapping[str, Any]:

@@ -23,7 +23,27 @@ if TYPE_CHECKING:
     from holdfast.storage.cid import Cid
     from holdfast.storage.content import ContentStore
 
-__all__ = ["StoredTensors", "Tensor", "store_tensors"]
+__all__ = ["TYPES", "StoredTensors", "Tensor", "store_tensors"]
+
+TYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "C64": "complex64",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "BOOL": "bool",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E4M3": "float8_e4m3fn",
+}
+"""What the format's types are called in NumPy, torch and JAX."""
 
 # By rising alignment, as the library orders them; a file has the widest tensors first.
 _BITS = {

@@ -5,17 +5,19 @@ Estimators of LightGBM and XGBoost that follow scikit-learn's protocol are kept 
 
 from __future__ import annotations
 
-import importlib
-import io
-import json
+import struct
 import sys
 import zipfile
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from holdfast.errors import Corrupt, Denied, InvalidInput, require
 from holdfast.registry.models.model_format import SavedModel
+from holdfast.registry.models.sklearn_types import check_arrays, is_harmless
+from holdfast.registry.models.skops_files import SkopsFile, canonical
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from holdfast.registry.models.model_format import Trust
     from holdfast.registry.records import ModelRecord
     from holdfast.storage.cid import Cid
@@ -24,25 +26,25 @@ if TYPE_CHECKING:
 __all__ = ["SklearnModels"]
 
 _FILE = "model.skops"
-_SCHEMA = "schema.json"
 _WHY = "keeping scikit-learn models"
-_LIBRARIES = ("sklearn", "lightgbm", "xgboost")
-"""Their estimators do nothing but compute when they are made again."""
-_PARTS = frozenset(
-    {
-        "collections.OrderedDict",
-        "lightgbm.basic.Booster",
-        "sklearn.tree._tree.Tree",
-        "xgboost.core.Booster",
-    }
+_BROKEN = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
 )
-"""What estimators consist of, and skops by itself does not trust."""
-_TIME = (1980, 1, 1, 0, 0, 0)
-"""The earliest that a zip file can say."""
+"""What files that nobody's skops wrote end in."""
 
 
 class SklearnModels:
-    """An estimator as one skops file; equal estimators have equal bytes."""
+    """An estimator as one skops file; equal estimators have equal bytes, where they hold no measured times (searches do)."""
 
     framework: ClassVar[str] = "sklearn"
     name: ClassVar[str] = "skops"
@@ -54,84 +56,68 @@ class SklearnModels:
 
     def save(self, store: ContentStore, model: Any) -> SavedModel:
         """An estimator as it was fitted; how many features it takes becomes its signature."""
+        del store  # one file, small enough to be given as bytes
         skops = require("skops.io", extra="models", why=_WHY)
         try:
-            data = _canonical(skops.dumps(model))
-        except (TypeError, ValueError) as error:
+            data = canonical(skops.dumps(model))
+        except (RecursionError, TypeError, ValueError) as error:
             raise InvalidInput(f"{type(model).__name__} can't be stored with skops: {error}") from error
-        features = getattr(model, "n_features_in_", None)
-        inputs = (
-            ({"name": "x", "dtype": "float64", "shape": [int(features)]},) if features is not None else ()
-        )
-        del store  # one file, small enough to be given as bytes
-        return SavedModel(files={_FILE: data}, inputs=inputs)
+        if lost := [name for name in SkopsFile(data).loaders() if not _found_again(name)]:
+            raise InvalidInput(
+                f"{type(model).__name__} could not be loaded again: {', '.join(sorted(lost))} must be at the top level of a "
+                "module that can be imported"
+            )
+        return SavedModel(files={_FILE: data}, inputs=_signature(model))
 
     def load(self, store: ContentStore, cid: Cid, record: ModelRecord, trust: Trust) -> Any:
         """The fitted estimator."""
         skops = require("skops.io", extra="models", why=_WHY)
         data = bytes(store.open(store.resolve(f"{record.files}/{_FILE}")))
         try:
+            file = SkopsFile(data)
             wanted = skops.get_untrusted_types(data=data)
-            strange = [name for name in wanted if name not in trust.types and not _is_known(name)]
-            if strange:
-                raise Denied(
-                    f"model {cid} is made of types that are not known to be harmless: {', '.join(strange)}. If you trust them, "
-                    f"say trusted_types={strange!r}"
-                )
+            loaders = file.loaders()
+            strange = [
+                name
+                for name in wanted
+                if name not in trust.types and not is_harmless(name, loaders.get(name, ()))
+            ]
+            if not strange:
+                check_arrays(file)
+        except _BROKEN as error:
+            raise _corrupt(cid, error) from error
+        if strange:
+            raise Denied(
+                f"model {cid} is made of what is not known to be harmless: {', '.join(strange)}. If you trust that, "
+                f"say trusted_types={strange!r}"
+            )
+        for package in {name.partition(".")[0] for name in wanted}:
+            require(package, extra="models", why=f"model {cid}")
+        try:
             return skops.loads(data, trusted=wanted)
-        except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-            if isinstance(error, Denied):
+        except _BROKEN as error:
+            raise _corrupt(cid, error) from error
+        except Exception as error:
+            # Boosters have an error class of their own for what they can't read.
+            if type(error).__name__ not in ("LightGBMError", "XGBoostError"):
                 raise
-            raise Corrupt(f"the file of model {cid} can't be read with skops: {error}") from error
+            raise _corrupt(cid, error) from error
 
 
-def _is_known(name: str) -> bool:
+def _corrupt(cid: Cid, error: BaseException) -> Corrupt:
+    return Corrupt(f"the file of model {cid} can't be read with skops: {error or type(error).__name__}")
+
+
+def _signature(model: Any) -> tuple[Mapping[str, Any], ...]:
+    features = getattr(model, "n_features_in_", None)
+    if features is None:
+        return ()
+    return ({"name": "x", "dtype": "float64", "shape": [int(features)]},)
+
+
+def _found_again(name: str) -> bool:
     module, _, kind = name.rpartition(".")
-    if name in _PARTS:
-        return True
-    if module.partition(".")[0] not in _LIBRARIES:
+    if module == "__main__":
         return False
-    from sklearn.base import BaseEstimator
-
-    try:
-        found = getattr(importlib.import_module(module), kind, None)
-    except ImportError:
-        return False
-    return isinstance(found, type) and issubclass(found, BaseEstimator)
-
-
-def _canonical(data: bytes) -> bytes:
-    """The same skops file without the addresses and times that differ from one writing to the next."""
-    with zipfile.ZipFile(io.BytesIO(data)) as old:
-        schema = json.loads(old.read(_SCHEMA))
-        numbers: dict[Any, int] = {}
-        files: dict[str, str] = {}
-        _number(schema, numbers, files, [0])
-        written = io.BytesIO()
-        with zipfile.ZipFile(written, "w") as new:
-            for name, numbered in files.items():
-                new.writestr(zipfile.ZipInfo(numbered, _TIME), old.read(name))
-            text = json.dumps(schema, indent=2)
-            new.writestr(zipfile.ZipInfo(_SCHEMA, _TIME), text)
-    return written.getvalue()
-
-
-def _number(node: Any, numbers: dict[Any, int], files: dict[str, str], last: list[int]) -> None:
-    """Number the objects of a schema, and the files that hold them, in the order in which they come."""
-    if isinstance(node, list):
-        for each in node:
-            _number(each, numbers, files, last)
-    elif isinstance(node, dict):
-        if "__id__" in node:
-            # Plain values are shared or not as the interpreter likes: each has a number of its own.
-            key = object() if node.get("__loader__") == "JsonNode" else node["__id__"]
-            if key not in numbers:
-                last[0] += 1
-                numbers[key] = last[0]
-            node["__id__"] = numbers[key]
-        if isinstance(node.get("file"), str):
-            old = node["file"]
-            _, dot, suffix = old.rpartition(".")
-            node["file"] = files.setdefault(old, f"{len(files)}{dot}{suffix}")
-        for each in node.values():
-            _number(each, numbers, files, last)
+    # Plain values have no module; operator's classes are made by the module's functions.
+    return module in ("None", "operator") or hasattr(sys.modules.get(module), kind)

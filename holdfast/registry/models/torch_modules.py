@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from holdfast.errors import InvalidInput
 from holdfast.registry.code import bundle_code, load_code
 from holdfast.registry.models.model_format import SavedModel
-from holdfast.registry.models.safetensors_files import StoredTensors, Tensor, store_tensors
+from holdfast.registry.models.safetensors_files import TYPES, StoredTensors, Tensor, store_tensors
 from holdfast.registry.models.torch_wrapper import TorchModelWrapper
 
 if TYPE_CHECKING:
@@ -36,26 +36,8 @@ __all__ = [
 ]
 
 WEIGHTS = "model.safetensors"
-_TYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "C64": "complex64",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "BOOL": "bool",
-    "U64": "uint64",
-    "U32": "uint32",
-    "U16": "uint16",
-    "U8": "uint8",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E4M3": "float8_e4m3fn",
-}
 _SHOWN = 5
-_CODES = {f"torch.{name}": code for code, name in _TYPES.items()}
+_CODES = {f"torch.{name}": code for code, name in TYPES.items()}
 
 
 class TorchModules:
@@ -88,6 +70,12 @@ class TorchModules:
         # Anything else would be a way to call any installed function with a stranger's arguments.
         if not (isinstance(cls, type) and issubclass(cls, (torch.nn.Module, TorchModelWrapper))):
             raise InvalidInput(f"the code of model {cid} is {cls!r:.100}, not the class of a torch module")
+        try:
+            inspect.signature(cls).bind(**record.config)
+        except TypeError as error:
+            raise InvalidInput(
+                f"the manifest of model {cid} does not fit the constructor of {cls.__name__}: {error}"
+            ) from error
         model = cls(**record.config)
         module = _module_of(model)
         load_weights(module, store, store.resolve(f"{record.files}/{WEIGHTS}"))
@@ -158,11 +146,16 @@ def store_state(store: ContentStore, state: Mapping[str, Any], *, what: str) -> 
     tied: dict[str, str] = {}
     for name, value in sorted(state.items()):
         dense = (
-            isinstance(value, torch.Tensor) and value.layout == torch.strided and str(value.dtype) in _CODES
+            isinstance(value, torch.Tensor)
+            and not torch.nn.parameter.is_lazy(value)
+            and value.layout == torch.strided
+            and str(value.dtype) in _CODES
         )
         if not dense:
             kind = (
-                f"{value.dtype}, {value.layout}" if isinstance(value, torch.Tensor) else type(value).__name__
+                f"{value.dtype}, {value.layout}"
+                if isinstance(value, torch.Tensor) and not torch.nn.parameter.is_lazy(value)
+                else type(value).__name__
             )
             raise InvalidInput(
                 f"{what} can't be stored: {name!r} is {kind}, and not a dense tensor of numbers"
@@ -188,7 +181,7 @@ def read_tensors(stored: StoredTensors) -> dict[str, torch.Tensor]:
     tensors = {}
     for name in stored:
         dtype, shape = stored.form(name)
-        tensors[name] = torch.empty(shape, dtype=getattr(torch, _TYPES[dtype]))
+        tensors[name] = torch.empty(shape, dtype=getattr(torch, TYPES[dtype]))
     _fill(stored, {name: [tensor] for name, tensor in tensors.items()})
     return {name: tensors[kept] for name, kept in stored.metadata.items() if kept in tensors} | tensors
 
@@ -207,7 +200,7 @@ def _fill(stored: StoredTensors, targets: Mapping[str, list[torch.Tensor]]) -> N
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
-    return _bytes_of(tensor.detach().cpu().contiguous()).data
+    return _bytes_of(tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()).data
 
 
 def load_weights(module: torch.nn.Module, store: ContentStore, cid: Cid) -> None:
@@ -227,7 +220,7 @@ def load_weights(module: torch.nn.Module, store: ContentStore, cid: Cid) -> None
     names = {**stored.metadata, **{name: name for name in stored}}
     state = module.state_dict()
     forms = {
-        name: (getattr(torch, _TYPES[dtype]), shape)
+        name: (getattr(torch, TYPES[dtype]), shape)
         for name, source in names.items()
         if source in stored
         for dtype, shape in (stored.form(source),)
@@ -284,4 +277,5 @@ def _fillable(tensor: torch.Tensor, dtype: torch.dtype, own: set[int]) -> bool:
 def _bytes_of(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     import torch
 
-    return tensor.detach().reshape(-1).view(torch.uint8).numpy()
+    # Contiguous as it is, a tensor of one element or none may still have any stride.
+    return tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy()

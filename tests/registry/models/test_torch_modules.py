@@ -1,0 +1,369 @@
+"""Torch modules: exact weights, ties that are kept, and never a program."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load as library_load
+from safetensors.torch import save as library_save
+from torch import nn
+
+from holdfast.errors import Corrupt, InvalidInput
+from holdfast.registry import load_weights, store_weights
+from holdfast.registry.models.safetensors_files import StoredTensors
+from holdfast.registry.models.torch_modules import constructor_config, read_tensors, store_state
+from tests.registry.models.conformance import FormatConformance
+
+
+class TestTorchModules(FormatConformance):
+    framework, format, file = "pytorch", "safetensors", "model.safetensors"
+    program = """
+        import torch
+        from torch import nn
+
+        class Net(nn.Module):
+            def __init__(self, width):
+                super().__init__()
+                self.config = {"width": width}
+                self.embed = nn.Embedding(8, width)
+                self.norm = nn.BatchNorm1d(width)
+                self.out = nn.Linear(width, 8, bias=False)
+                self.out.weight = self.embed.weight
+
+            def forward(self, x):
+                return self.out(self.norm(self.embed(x).mean(1)))
+
+        def make():
+            torch.manual_seed(0)
+            return Net(4).eval()
+
+        def outputs(model):
+            with torch.no_grad():
+                return [model(torch.arange(8).reshape(2, 4)).numpy()]
+    """
+
+
+class TestStateDicts(FormatConformance):
+    framework, format, file = "pytorch", "state-dict", "model.safetensors"
+    program = """
+        import torch
+
+        def make():
+            return {"w": torch.arange(6.0).reshape(2, 3).bfloat16(), "b": torch.ones(3, dtype=torch.int64), "": torch.zeros(())}
+
+        def outputs(state):
+            assert state["w"].dtype == torch.bfloat16
+            return [state["w"].float().numpy(), state["b"].numpy(), state[""].numpy()]
+    """
+
+
+class TestOnnxModels(FormatConformance):
+    framework, format, file = "onnx", "onnx", "model.onnx"
+    program = """
+        import numpy as np
+        import onnx
+        from onnx import TensorProto, helper, numpy_helper
+
+        def make():
+            weights = numpy_helper.from_array(np.arange(6, dtype="float32").reshape(3, 2), "w")
+            x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])
+            y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])
+            graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [weights])
+            return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+        def outputs(model):
+            import onnxruntime
+            session = onnxruntime.InferenceSession(model.SerializeToString())
+            return session.run(None, {"x": np.ones((2, 3), "float32")})
+    """
+
+
+class TestPickledModels(FormatConformance):
+    framework, format, file = "pickle", "pickle", "model.pkl"
+    about = {"framework": "pickle"}  # noqa: RUF012 -- a ClassVar in the base
+    trust = {"allow_pickle": True}  # noqa: RUF012
+    program = """
+        import numpy as np
+
+        class Doubling:
+            def __init__(self, factor):
+                self.factor = factor
+
+        def make():
+            return Doubling(2)
+
+        def outputs(model):
+            return [np.arange(3) * model.factor]
+    """
+
+
+DTYPES = [
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+    torch.complex64,
+    torch.int8,
+    torch.uint8,
+    torch.int16,
+    torch.uint16,
+    torch.int32,
+    torch.uint32,
+    torch.int64,
+    torch.uint64,
+    torch.bool,
+    torch.float8_e5m2,
+    torch.float8_e4m3fn,
+]
+
+
+class Holder(nn.Module):
+    """A module whose state is the given tensors."""
+
+    def __init__(self, tensors):
+        super().__init__()
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor)
+
+
+@st.composite
+def tensors(draw):
+    shape = draw(st.lists(st.integers(0, 4), max_size=4))
+    dtype = draw(st.sampled_from(DTYPES))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    tensor = torch.randint(0, 2 if dtype is torch.bool else 100, shape, generator=generator).to(dtype)
+    if draw(st.booleans()):
+        tensor = tensor.transpose(0, -1) if tensor.ndim > 1 else tensor[::2] if tensor.ndim else tensor
+    return tensor
+
+
+def named(values):
+    return {f"t{index}": value for index, value in enumerate(values)}
+
+
+def file_of(store, cid):
+    return bytes(store.open(cid))
+
+
+def bits(tensor):
+    return tensor.clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8)
+
+
+each_example = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@each_example
+@given(values=st.lists(tensors(), min_size=1, max_size=5))
+def test_the_file_is_the_one_that_the_safetensors_library_writes(store, values):
+    cid = store_state(store, named(values), what="these")
+    expected = {name: value.contiguous() for name, value in named(values).items()}
+    assert file_of(store, cid) == library_save(expected)
+
+
+@each_example
+@given(values=st.lists(tensors(), min_size=1, max_size=5))
+def test_no_value_shape_or_type_is_lost(store, values):
+    cid = store_weights(store, Holder(named(values)))
+    again = Holder(
+        {name: torch.zeros(value.shape, dtype=value.dtype) for name, value in named(values).items()}
+    )
+    load_weights(again, store, cid)
+    for name, value in named(values).items():
+        for loaded in (again.state_dict()[name], read_tensors(StoredTensors(store, cid))[name]):
+            assert (loaded.dtype, loaded.shape) == (value.dtype, value.shape)
+            assert torch.equal(bits(loaded), bits(value))
+    assert store_weights(store, again) == cid
+
+
+@each_example
+@given(values=st.lists(tensors(), min_size=1, max_size=5), shuffler=st.randoms(use_true_random=False))
+def test_equal_tensors_have_equal_bytes_whatever_their_order_or_layout(store, values, shuffler):
+    pairs = list(named(values).items())
+    shuffler.shuffle(pairs)
+    other = {name: value.clone(memory_format=torch.contiguous_format) for name, value in pairs}
+    assert store_state(store, named(values), what="these") == store_state(store, other, what="these")
+
+
+def test_special_values_are_kept_bit_by_bit(store):
+    special = torch.tensor([0, -(2**31), 0x7F800000, 0x7FC00001, 1], dtype=torch.int64).to(torch.int32)
+    again = Holder({"v": torch.zeros(5)})
+    load_weights(again, store, store_weights(store, Holder({"v": special.view(torch.float32)})))
+    assert torch.equal(again.state_dict()["v"].view(torch.int32), special)
+
+
+def test_weights_are_not_rounded_to_the_type_that_the_class_starts_with(store):
+    model, again = nn.Linear(2, 2).double(), nn.Linear(2, 2)
+    load_weights(again, store, store_weights(store, model))
+    assert again.weight.dtype == torch.float64
+    assert torch.equal(again.weight, model.weight)
+
+
+def test_loaded_weights_can_be_trained_further_and_do_not_reach_into_the_store(store):
+    cid = store_weights(store, nn.Linear(2, 2))
+    before, model = file_of(store, cid), nn.Linear(2, 2)
+    load_weights(model, store, cid)
+    model(torch.ones(1, 2)).sum().backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            assert parameter.requires_grad
+            parameter.add_(torch.ones_like(parameter))
+    assert file_of(store, cid) == before
+
+
+def test_frozen_parameters_stay_frozen(store):
+    model = nn.Linear(2, 2)
+    model.weight.requires_grad = False
+    load_weights(model, store, store_weights(store, nn.Linear(2, 2)))
+    assert not model.weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    "other", [nn.Linear(2, 3), nn.Linear(2, 2, bias=False), nn.Conv1d(2, 2, 1), nn.ReLU()], ids=str
+)
+def test_the_weights_of_another_class_are_refused_and_change_nothing(store, other):
+    model = nn.Linear(2, 2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(InvalidInput, match="do not fit Linear"):
+        load_weights(model, store, store_weights(store, other))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+# ------------------------------------------------------------------------------------------------ what is tied
+
+
+class Tied(nn.Module):
+    def __init__(self, tied=True):  # noqa: FBT002 -- a test's own
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+        if tied:
+            self.b.weight = self.a.weight
+
+
+def test_tied_weights_are_stored_once_and_are_tied_again(store):
+    model, again = Tied(), Tied()
+    cid = store_weights(store, model)
+    stored = StoredTensors(store, cid)
+    assert list(stored) == ["a.weight"]
+    assert stored.metadata == {"b.weight": "a.weight"}  # as the library's save_model writes it
+    assert list(library_load(file_of(store, cid))) == ["a.weight"]
+    load_weights(again, store, cid)
+    assert torch.equal(again.a.weight, model.a.weight)
+    assert again.b.weight is again.a.weight
+    read = read_tensors(stored)
+    assert read["b.weight"] is read["a.weight"]
+
+
+def test_weights_that_only_the_constructor_ties_come_apart(store):
+    apart, again = Tied(tied=False), Tied()
+    load_weights(again, store, store_weights(store, apart))
+    assert torch.equal(again.a.weight, apart.a.weight)
+    assert torch.equal(again.b.weight, apart.b.weight)
+
+
+def test_weights_that_only_the_file_ties_fill_both(store):
+    tied, again = Tied(), Tied(tied=False)
+    load_weights(again, store, store_weights(store, tied))
+    assert torch.equal(again.a.weight, tied.a.weight)
+    assert torch.equal(again.b.weight, tied.a.weight)
+
+
+def test_views_that_overlap_are_each_kept_whole(store):
+    base = torch.arange(10.0)
+    state = {"head": base[:6], "tail": base[4:], "all": base, "odd": base[1::2]}
+    read = read_tensors(StoredTensors(store, store_state(store, state, what="these")))
+    assert all(torch.equal(read[name], value) for name, value in state.items())
+
+
+class Computed(nn.Module):
+    """Its state is not its memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(3))
+
+    def state_dict(self, *args, **kwargs):
+        return {name: value * 2 for name, value in super().state_dict(*args, **kwargs).items()}
+
+    def load_state_dict(self, state_dict, strict=True, assign=False):  # noqa: FBT002 -- torch's signature
+        return super().load_state_dict(
+            {k: v / 2 for k, v in state_dict.items()}, strict=strict, assign=assign
+        )
+
+
+def test_a_state_that_is_computed_is_loaded_by_its_module(store):
+    model, again = Computed(), Computed()
+    with torch.no_grad():
+        model.w.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    load_weights(again, store, store_weights(store, model))
+    assert torch.equal(again.w, model.w)
+
+
+class Extra(nn.Module):
+    def get_extra_state(self):
+        return {"anything": object()}
+
+    def set_extra_state(self, state):
+        del state
+
+
+@pytest.mark.parametrize(
+    "model",
+    [Extra(), Holder({"s": torch.eye(3).to_sparse()}), nn.LazyLinear(3)],
+    ids=lambda m: type(m).__name__,
+)
+def test_a_state_that_can_not_be_kept_exactly_is_refused(store, model):
+    with pytest.raises(InvalidInput, match=f"the state of {type(model).__name__} can't be stored"):
+        store_weights(store, model)
+
+
+# --------------------------------------------------------------------------------------------- what is no file
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(max_size=200))
+def test_random_bytes_never_get_past_the_two_errors(store, data):
+    with pytest.raises((Corrupt, InvalidInput)):
+        load_weights(nn.Linear(2, 2), store, store.add_bytes(data, pin=False))
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.integers(0, 150), flip=st.integers(1, 255))
+def test_a_wrong_byte_in_the_header_never_crashes(store, at, flip):
+    data = bytearray(file_of(store, store_weights(store, nn.Linear(2, 2))))
+    data[at] ^= flip
+    try:
+        load_weights(nn.Linear(2, 2), store, store.add_bytes(bytes(data), pin=False))
+    except (Corrupt, InvalidInput):
+        return
+    assert at >= 8, "the header's length was wrong, and nobody noticed"
+
+
+# ---------------------------------------------------------------------------------------------- being made again
+
+
+class Configured(nn.Module):
+    def __init__(self, *, width, depth=1):
+        super().__init__()
+        self.config = {"width": width, "depth": depth}
+
+
+class Forgetful(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
+
+
+def test_a_model_that_could_never_be_made_again_is_refused():
+    assert constructor_config(Configured(width=3)) == {"width": 3, "depth": 1}
+    assert constructor_config(nn.ReLU()) == {}
+    for model in (Forgetful(3), nn.Linear(2, 2)):
+        with pytest.raises(InvalidInput, match="'config'"):
+            constructor_config(model)
+    wrong = Configured(width=3)
+    wrong.config = ["width"]  # type: ignore[assignment]
+    with pytest.raises(InvalidInput, match="'config'"):
+        constructor_config(wrong)
