@@ -33,7 +33,7 @@ def local(tmp_path):
 
 
 def listed(tree, path):
-    return {found.name: found.is_folder for found in tree.list(path)}
+    return {found.name: found.is_folder for found in tree.entries(path)}
 
 
 def read(tree, path, tmp_path):

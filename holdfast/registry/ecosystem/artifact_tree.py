@@ -13,7 +13,6 @@ import secrets
 import string
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast.errors import Conflict, InvalidInput, NotFound
@@ -23,6 +22,7 @@ from holdfast.storage.formats.unixfs import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from holdfast.registry.names import NameEntry, Names
     from holdfast.storage.cid import Cid
@@ -133,7 +133,7 @@ class ArtifactTree:
             cid = self._entries(cid).get(part) if cid is not None and self._is_folder(cid) else None
         return cid
 
-    def list(self, path: str) -> list[Artifact]:
+    def entries(self, path: str) -> list[Artifact]:
         """What is directly in a folder, sorted by name; nothing for a file, or where nothing is."""
         cid = self.find(path)
         entries = self._entries(cid) if cid is not None and self._is_folder(cid) else {}

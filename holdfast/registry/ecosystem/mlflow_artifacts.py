@@ -43,7 +43,7 @@ class _Registry:
         self.store.close()
 
 
-class HoldfastArtifactRepository(ArtifactRepository):
+class HoldfastArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # mlflow may not be installed
     """MLflow's artifacts below one URI, in the home ``$HOLDFAST_HOME``.
 
     Args:
@@ -99,7 +99,7 @@ class HoldfastArtifactRepository(ArtifactRepository):
                 found.is_folder,
                 None if found.is_folder else found.size,
             )
-            for found in self._tree().list(self._below(folder))
+            for found in self._tree().entries(self._below(folder))
         ]
 
     def delete_artifacts(self, artifact_path: str | None = None) -> None:
