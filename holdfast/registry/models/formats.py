@@ -23,6 +23,7 @@ _FORMATS = (
     ("sklearn", "skops", "sklearn_models:SklearnModels"),
     ("onnx", "onnx", "onnx_models:OnnxModels"),
     ("transformers", "folder", "transformers_models:TransformersModels"),
+    ("mlflow", "folder", "mlflow_models:MlflowModels"),
     ("pickle", "pickle", "pickled_models:PickledModels"),
 )
 """Framework, format, and the class that reads and writes it; the first that accepts a model keeps it."""
