@@ -56,6 +56,11 @@ def test_two_roots_never_have_one_name(parts):
     assert path_of(name) == path
 
 
+def test_names_look_like_the_paths_they_stand_for():
+    assert name_of(("my_team", "run-1", "artifacts")) == "my__team.run-1.artifacts"
+    assert name_of(("a.b", "ü")) == "a_2eb._c3_bc"
+
+
 @given(name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True))
 def test_a_name_that_somebody_else_gave_is_never_taken_for_a_root(name):
     try:

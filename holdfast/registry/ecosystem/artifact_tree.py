@@ -33,7 +33,7 @@ __all__ = ["Artifact", "ArtifactTree", "name_of", "path_of", "split_path"]
 KIND = "artifacts"
 _FOLDER = "artifacts"
 _PLAIN = frozenset(string.ascii_letters + string.digits + "-")
-_ESCAPE = re.compile(r"_([0-9a-f]{2})")
+_ESCAPE = re.compile(r"_(_|[0-9a-f]{2})")
 _MAX_NAME = 128
 """What the names table takes."""
 _TRIES = 200
@@ -69,7 +69,9 @@ def split_path(path: str) -> tuple[str, ...]:
 
 
 def name_of(parts: tuple[str, ...]) -> str:
-    """The name that a root has in the names table: ``.`` for the slash, and ``_2e`` and the like for what is neither letter, digit nor dash.
+    """The name that a root has in the names table: ``.`` for the slash, ``__`` for ``_``, ``_2e`` and the like for other letters.
+
+    ASCII letters, digits and dashes stay as they are.
 
     Raises:
         InvalidInput: It would be too long.
@@ -90,10 +92,7 @@ def path_of(name: str) -> tuple[str, ...]:
         InvalidInput: No root has such a name.
     """
     try:
-        parts = tuple(
-            _ESCAPE.sub(lambda m: chr(int(m[1], 16)), part).encode("latin-1").decode()
-            for part in name.split(".")
-        )
+        parts = tuple(_ESCAPE.sub(_unescaped, part).encode("latin-1").decode() for part in name.split("."))
         if name_of(split_path("/".join(parts))) == name:
             return parts
     except (UnicodeError, InvalidInput) as error:
@@ -102,7 +101,14 @@ def path_of(name: str) -> tuple[str, ...]:
 
 
 def _escaped(letter: str) -> str:
-    return letter if letter in _PLAIN else "".join(f"_{byte:02x}" for byte in letter.encode())
+    if letter in _PLAIN:
+        return letter
+    return "__" if letter == "_" else "".join(f"_{byte:02x}" for byte in letter.encode())
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    """One byte, as the letter of Latin-1 that has its number."""
+    return "_" if match[1] == "_" else chr(int(match[1], 16))
 
 
 def _root_length(parts: tuple[str, ...]) -> int:
