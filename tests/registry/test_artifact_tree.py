@@ -158,6 +158,17 @@ def test_a_file_and_a_folder_never_replace_each_other(tree, local, names):
     assert names.entries() == before
 
 
+def test_a_folder_that_was_emptied_is_not_in_the_way_of_a_file(tree, local, tmp_path):
+    tree.put(f"{RUN}/a/b", local("b"))
+    tree.delete(f"{RUN}/a/b")
+    tree.put(f"{RUN}/a", local("a", b"now a file"))
+    assert read(tree, f"{RUN}/a", tmp_path) == b"now a file"
+    tree.put("team/artifacts", local("artifacts", b"a root that is a file"))
+    tree.delete("team/artifacts")
+    tree.put("team/artifacts", local("artifacts", b"again"))
+    assert read(tree, "team/artifacts", tmp_path) == b"again"
+
+
 def test_links_bring_what_they_lead_to(tree, local, tmp_path):
     target = local("elsewhere/weights", b"weights")
     folder = local("folder/plain", b"plain").parent
@@ -289,7 +300,7 @@ _ACTION = st.tuples(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(actions=st.lists(_ACTION, max_size=8))
 def test_any_order_of_changes_leaves_what_a_plain_file_system_would(actions, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
@@ -300,10 +311,9 @@ def test_any_order_of_changes_leaves_what_a_plain_file_system_would(actions, tmp
             if action == "put":
                 (folder / "file").write_bytes(data := str(number).encode())
                 clash = [
-                    p
-                    for p in expected
-                    if (p != path and f"{p}/".startswith(f"{path}/"))
-                    or (f"{path}/".startswith(f"{p}/") and p != path)
+                    there
+                    for there in expected
+                    if there != path and (there.startswith(f"{path}/") or path.startswith(f"{there}/"))
                 ]
                 try:
                     tree.put(f"t/{path}", folder / "file")

@@ -177,7 +177,8 @@ class ArtifactTree:
     def put(self, path: str, local: Path) -> Cid:
         """Store a file at a path, or a folder's files into the folder there; gives the CID of what ``local`` is.
 
-        Files of the same names are replaced, others stay. Symbolic links are followed: what counts is what they lead to.
+        Files of the same names are replaced, others stay. Symbolic links are followed: what counts is what they lead to. A folder
+        with several roots in it is one change for each. Files of one root do not get in the way of another root's folders.
 
         Raises:
             Conflict: A file is where a folder must be, or the other way round; or others kept changing the same root.
@@ -241,7 +242,8 @@ class ArtifactTree:
         if old is None and not parts:
             return new
         if not parts and not self._is_folder(new):
-            if self._is_folder(old):  # type: ignore[arg-type]  # it is not None: see above
+            # What was emptied is in nobody's way.
+            if old is not None and self._is_folder(old) and self._entries(old):
                 raise Conflict(
                     f"the artifact {'/'.join(above)!r} is a folder, and can't be replaced by a file"
                 )
