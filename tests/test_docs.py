@@ -61,7 +61,7 @@ def test_every_command_in_the_documents_exists(document: Path):
         assert command in subcommands
         for option in re.findall(r"(--[a-z-]+)", rest):
             assert option in subcommands[command].format_help(), f"holdfast {command} has no {option}"
-    for name in re.findall(r"`holdfast ([a-z]+)", text):
+    for name in re.findall(r"`holdfast ([a-z-]+)", text):
         assert name in subcommands
 
 

@@ -19,6 +19,7 @@ from holdfast.cluster.cli import (
     content,
     daemons,
     datasets,
+    ecosystem,
     lineage,
     models,
     names,
@@ -82,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
     cache.add_commands(commands, connected)
     registry.add_commands(commands, connected)
     proof.add_commands(commands, common, connected)
+    ecosystem.add_commands(commands, connected)
     storage.add_commands(commands, common)
     return root
 

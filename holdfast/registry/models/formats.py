@@ -29,6 +29,7 @@ _FORMATS = (
     ("sklearn", "skops", "sklearn_models:SklearnModels"),
     ("onnx", "onnx", "onnx_models:OnnxModels"),
     ("jax", "safetensors", "jax_params:JaxParams"),
+    ("mlflow", "folder", "mlflow_models:MlflowModels"),
     ("pickle", "pickle", "pickled_models:PickledModels"),
 )
 """Framework, format, and the class that reads and writes it; the first that accepts a model keeps it.
