@@ -110,7 +110,8 @@ class Tracked:
             if self._waited_s is not None:
                 values["data_loading_s"] = self._waited_s
             about = dict(self._about)
-        values["memory_bytes"] = memory_bytes()
+        if self.kind is not Kind.INFERENCE:  # asking for it would take longer than a small request
+            values["memory_bytes"] = memory_bytes()
         said = None if error is None else f"{type(error).__name__}: {error}"[:ERROR_CHARS]
         self._collector.add(self.kind, self.subject, values, step=self.step, error=said, about=about)
 
