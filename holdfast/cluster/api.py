@@ -1,4 +1,7 @@
-"""The master's JSON API, ``/api/v0``. Handlers read the request, act on the :class:`Master`, and write the answer."""
+"""The master's JSON API, ``/api/v0``. Handlers read the request, act on the :class:`Master`, and write the answer.
+
+What is about names is in ``names_api.py``.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from holdfast.errors import InvalidInput, NotFound
-from holdfast.registry.names import UNCHECKED
 from holdfast.registry.proof.attestations import MAX_FIND
 from holdfast.registry.run_table import RunSpec
 from holdfast.storage.cid import Buffer, Cid
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from holdfast.cluster.master import Master
 
-__all__ = ["add_api_routes"]
+__all__ = ["add_api_routes", "json_body"]
 
 MAX_WAIT_S = 25.0
 ROUTING_MAX_AGE_S = 2
@@ -30,7 +32,7 @@ ROUTING_MAX_AGE_S = 2
 _IMPORT_BATCH_BYTES = 32 << 20
 
 
-async def _body(request: web.Request, *wanted: str) -> dict[str, Any]:
+async def json_body(request: web.Request, *wanted: str) -> dict[str, Any]:
     """The JSON object of a request, with the fields it must have."""
     try:
         body = json.loads(await request.text(), parse_constant=_no_constant)
@@ -56,11 +58,6 @@ def add_api_routes(app: web.Application, master: Master) -> None:
         ("POST", "/api/v0/nodes", api.join),
         ("POST", "/api/v0/nodes/{id}/heartbeat", api.heartbeat),
         ("DELETE", "/api/v0/nodes/{id}", api.leave),
-        ("GET", "/api/v0/names", api.names),
-        ("POST", "/api/v0/names", api.register),
-        ("DELETE", "/api/v0/names", api.unregister),
-        ("GET", "/api/v0/names/resolve", api.resolve),
-        ("POST", "/api/v0/aliases", api.set_alias),
         ("POST", "/api/v0/attestations", api.attest),
         ("POST", "/api/v0/attestations/find", api.attestations),
         ("POST", "/api/v0/blocks/missing", api.missing),
@@ -101,7 +98,7 @@ class _Api:
     # ---------------------------------------------------------------------------------------- membership
 
     async def join(self, request: web.Request) -> web.Response:
-        body = await _body(request, "id", "url", "host", "num_cpus")
+        body = await json_body(request, "id", "url", "host", "num_cpus")
         member = self._master.members.join(
             id=body["id"],
             url=body["url"],
@@ -119,7 +116,7 @@ class _Api:
         )
 
     async def heartbeat(self, request: web.Request) -> web.Response:
-        body = await _body(request, "blocks", "bytes")
+        body = await json_body(request, "blocks", "bytes")
         member = self._master.members.heartbeat(
             request.match_info["id"], blocks=body["blocks"], size_bytes=body["bytes"]
         )
@@ -131,69 +128,17 @@ class _Api:
         self._master.update_peers()
         return web.json_response({})
 
-    # --------------------------------------------------------------------------------------------- names
-
-    async def names(self, request: web.Request) -> web.Response:
-        entries = await asyncio.to_thread(self._master.names.entries, request.query.get("kind"))
-        return web.json_response([entry.to_json() for entry in entries])
-
-    async def resolve(self, request: web.Request) -> web.Response:
-        try:
-            kind, ref = request.query["kind"], request.query["ref"]
-        except KeyError as error:
-            raise InvalidInput(
-                f"{request.path} needs the query arguments kind and ref; {error} is missing"
-            ) from error
-        entry = await asyncio.to_thread(self._master.names.resolve, kind, ref)
-        return web.json_response(entry.to_json())
-
-    async def register(self, request: web.Request) -> web.Response:
-        body = await _body(request, "kind", "name", "version", "cid")
-        cid = Cid.parse(body["cid"])
-
-        def register() -> dict[str, Any]:
-            # A name must never point to nothing: the record is here, or is fetched now.
-            record = self._master.store.get_record(cid)
-            if not isinstance(record, dict) or record.get("kind") != body["kind"]:
-                raise InvalidInput(f"{cid} is not a {body['kind']}")
-            return self._master.names.register(body["kind"], body["name"], body["version"], cid).to_json()
-
-        return web.json_response(await asyncio.to_thread(register))
-
-    async def unregister(self, request: web.Request) -> web.Response:
-        try:
-            kind, name = request.query["kind"], request.query["name"]
-        except KeyError as error:
-            raise InvalidInput(
-                f"{request.path} needs the query arguments kind and name; {error} is missing"
-            ) from error
-        version = request.query.get("version")
-        gone = await asyncio.to_thread(self._master.names.unregister, kind, name, version)
-        return web.json_response([entry.to_json() for entry in gone])
-
-    async def set_alias(self, request: web.Request) -> web.Response:
-        body = await _body(request, "kind", "name", "alias", "version")
-        entry = await asyncio.to_thread(
-            self._master.names.set_alias,
-            body["kind"],
-            body["name"],
-            body["alias"],
-            body["version"],
-            expected=body.get("expected", UNCHECKED),
-        )
-        return web.json_response(entry.to_json())
-
     # -------------------------------------------------------------------------------------- attestations
 
     async def attest(self, request: web.Request) -> web.Response:
         """Note and keep an attestation whose block was sent before; its signatures are checked."""
-        cid = Cid.parse((await _body(request, "cid"))["cid"])
+        cid = Cid.parse((await json_body(request, "cid"))["cid"])
         entries = await asyncio.to_thread(self._master.attestations.add, cid)
         return web.json_response([entry.to_json() for entry in entries])
 
     async def attestations(self, request: web.Request) -> web.Response:
         """The attestations that are about any of some CIDs."""
-        subjects = (await _body(request, "subjects"))["subjects"]
+        subjects = (await json_body(request, "subjects"))["subjects"]
         if not isinstance(subjects, list) or len(subjects) > MAX_FIND:
             raise InvalidInput(f"subjects must be a list of at most {MAX_FIND} CIDs")
         cids = [Cid.parse(text) for text in subjects]
@@ -203,7 +148,7 @@ class _Api:
     # -------------------------------------------------------------------------------------------- blocks
 
     async def missing(self, request: web.Request) -> web.Response:
-        body = await _body(request, "cids")
+        body = await json_body(request, "cids")
         if not isinstance(body["cids"], list):
             raise InvalidInput("cids must be a list")
         cids = [Cid.parse(text) for text in body["cids"]]
@@ -225,7 +170,7 @@ class _Api:
         return web.json_response({"blocks": blocks, "new_bytes": new})
 
     async def pin(self, request: web.Request) -> web.Response:
-        cid = Cid.parse((await _body(request, "cid"))["cid"])
+        cid = Cid.parse((await json_body(request, "cid"))["cid"])
         await asyncio.to_thread(self._master.store.pin, cid)
         return web.json_response({"cid": str(cid)})
 
@@ -233,7 +178,7 @@ class _Api:
 
     async def announce(self, request: web.Request) -> web.Response:
         """A node has some roots, or begins to fetch them; also how it renews what it announced before."""
-        body = await _body(request, "node", "cids")
+        body = await json_body(request, "node", "cids")
         if not isinstance(body["cids"], list) or not isinstance(body["node"], str):
             raise InvalidInput("node must be the id of a node, and cids a list")
         member = self._master.members.get(body["node"])
@@ -263,7 +208,7 @@ class _Api:
         return web.json_response([status.to_json() for status in found])
 
     async def submit(self, request: web.Request) -> web.Response:
-        body = await _body(request, "code", "data", "config")
+        body = await json_body(request, "code", "data", "config")
         try:
             spec = RunSpec.from_json(body)
         except TypeError as error:
@@ -298,7 +243,7 @@ class _Api:
                     continue
 
     async def add_event(self, request: web.Request) -> web.Response:
-        seq = await self._master.note(request.match_info["run"], await _body(request, "type"))
+        seq = await self._master.note(request.match_info["run"], await json_body(request, "type"))
         return web.json_response({"seq": seq})
 
     async def cancel(self, request: web.Request) -> web.Response:

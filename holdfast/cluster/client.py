@@ -10,7 +10,7 @@ from holdfast.config import load_settings, read_token, token_for
 from holdfast.errors import Denied, InvalidInput
 from holdfast.registry.code import bundle_code
 from holdfast.registry.dataset_manager import DatasetManager
-from holdfast.registry.model_registry import ModelRegistry
+from holdfast.registry.models.model_registry import ModelRegistry
 from holdfast.registry.opening import open_signatures
 from holdfast.registry.proof import USER_KEY, LineageNode, verify
 from holdfast.registry.records import ConversionRecord, RunRecord, load_record

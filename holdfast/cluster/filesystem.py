@@ -3,12 +3,12 @@
 =============================================== ======================================================
 ``holdfast://digits/train/00000.parquet``        the newest version of the dataset ``digits``
 ``holdfast://digits:1.0.0/train``                a version, which never changes
-``holdfast://digits@champion/weights.safetensors`` what an alias means at the moment of the call
+``holdfast://digits@champion/model.safetensors`` what an alias means at the moment of the call
 ``holdfast://model/digits:1.0.0``                the model, where a dataset has the same name
 ``holdfast://bafyrei…/train``                    by CID: no name is asked for
 =============================================== ======================================================
 
-A dataset is a folder of its splits with their Parquet or Arrow shards; a model has ``weights.safetensors`` and ``code/``, an
+A dataset is a folder of its splits with their Parquet or Arrow shards; a model has its files, such as ``model.safetensors``, and ``code/``, an
 index ``index.faiss``, a model's ONNX form ``model.onnx``. Each has its record as DAG-JSON in ``_manifest.json``, a name that readers of
 Parquet folders pass over.
 """
@@ -216,8 +216,9 @@ def _files_of(store: ContentStore, cid: Cid) -> dict[str, Node]:
         files = _dataset(store, cid)
     elif kind == "model":
         model = load_record(store, cid, ModelRecord)
-        code = load_record(store, model.code, CodeRecord)
-        files = {"code": Node(cid=code.files), "weights.safetensors": Node(cid=model.weights)}
+        files = {entry.name: Node(cid=entry.cid) for entry in store.ls(model.files)}
+        if model.code is not None:
+            files |= {"code": Node(cid=load_record(store, model.code, CodeRecord).files)}
     elif kind == "index":
         files = {"index.faiss": Node(cid=load_record(store, cid, IndexRecord).index)}
     elif kind == "conversion":

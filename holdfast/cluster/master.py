@@ -18,6 +18,7 @@ from holdfast.cluster.api import add_api_routes
 from holdfast.cluster.backend import registry_status
 from holdfast.cluster.dashboard import add_dashboard_routes
 from holdfast.cluster.membership import HEARTBEAT_S, Member, Membership, is_loopback, loopback_network
+from holdfast.cluster.names_api import add_names_routes
 from holdfast.cluster.processes import spawn, stop, tail
 from holdfast.cluster.ray_node import RayNode, ray_environment
 from holdfast.config import Settings, token_for
@@ -117,6 +118,7 @@ class Master:
         )
         add_gateway_routes(app, ContentStore(self.blocks))
         add_api_routes(app, self)
+        add_names_routes(app, self)
         add_dashboard_routes(app, self.token)
         app.router.add_get("/metrics", metrics)
         self._runner, self.url = await listen(app, self.settings.master.host, self.settings.master.port)

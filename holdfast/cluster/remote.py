@@ -1,56 +1,160 @@
-"""A master's names and attestations, over its API."""
+"""A master's names, over its API."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from holdfast.registry.names import UNCHECKED, NameEntry
+from holdfast.registry.names import UNCHECKED, Commit, HistoryCheck, NameEntry
+from holdfast.registry.names.facts import facts_to_record
+from holdfast.registry.names.searching import FOUND_AT_MOST, Search
+from holdfast.registry.names.sqlite_names import this_user
 from holdfast.registry.proof import AttestationEntry
 from holdfast.registry.proof.attestations import MAX_FIND
+from holdfast.storage.cid import Cid
 from holdfast.storage.formats.car import car_frames
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from holdfast.http_client import HttpClient
-    from holdfast.storage.cid import Cid
+    from holdfast.registry.names import Facts
+    from holdfast.registry.names.searching import Comparison
     from holdfast.storage.content import ContentStore
 
-__all__ = ["RemoteAttestations", "RemoteNames"]
+__all__ = ["RemoteAttestations", "RemoteNames", "RemotePastNames"]
 
 
-class RemoteNames:
-    """The names that a master keeps; see :class:`~holdfast.registry.Names`."""
+class RemotePastNames:
+    """The names that a master keeps, to be read; see :class:`~holdfast.registry.names.PastNames`.
 
-    def __init__(self, http: HttpClient) -> None:
+    Args:
+        http: The master.
+        at: Seconds since 1970, or the CID of a commit, as text; None for now.
+    """
+
+    def __init__(self, http: HttpClient, at: str | None = None) -> None:
         self._http = http
+        self._at = at
 
-    def register(self, kind: str, name: str, version: str | None, cid: Cid) -> NameEntry:
+    def resolve(self, kind: str, ref: str) -> NameEntry:
+        """The version that a reference means."""
+        return NameEntry.from_json(self._http.get("/api/v0/names/resolve", kind=kind, ref=ref, at=self._at))
+
+    def entries(self, kind: str | None = None) -> list[NameEntry]:
+        """All versions of all names, newest last within a name."""
+        return _entries(self._http.get("/api/v0/names", kind=kind, at=self._at))
+
+    def search(
+        self,
+        kind: str | None = None,
+        *,
+        name: str | None = None,
+        cid: Cid | str | None = None,
+        alias: str | None = None,
+        tag: Mapping[str, str] | None = None,
+        metric: Mapping[str, Comparison] | None = None,
+        dataset: Cid | str | Iterable[Cid | str] | None = None,
+        fact: Mapping[str, Comparison] | None = None,
+        limit: int | None = FOUND_AT_MOST,
+    ) -> list[NameEntry]:
+        """The versions of which everything that is given is true; see :class:`~holdfast.registry.names.PastNames`."""
+        search = Search.of(
+            kind,
+            name=name,
+            cid=cid,
+            alias=alias,
+            tag=tag,
+            metric=metric,
+            dataset=dataset,
+            fact=fact,
+            limit=limit,
+        )
+        given = {"at": self._at} if self._at is not None else {}
+        return _entries(self._http.post("/api/v0/names/search", search.to_json() | given))
+
+
+class RemoteNames(RemotePastNames):
+    """The names that a master keeps; see :class:`~holdfast.registry.Names`.
+
+    Args:
+        http: The master.
+        who: Stands in the commits of what is changed; default: ``user@host`` of this process.
+    """
+
+    def __init__(self, http: HttpClient, *, who: str | None = None) -> None:
+        super().__init__(http)
+        self._who = this_user() if who is None else who
+
+    def register(
+        self, kind: str, name: str, version: str | None, cid: Cid, facts: Facts | None = None
+    ) -> NameEntry:
         """Give ``cid`` a version of a name; the master must have its blocks, or be able to fetch them."""
         body = {"kind": kind, "name": name, "version": version, "cid": str(cid)}
-        return NameEntry.from_json(self._http.post("/api/v0/names", body))
+        given = {"facts": facts_to_record(facts)} if facts is not None else {}
+        return self._changed("names", body | given)
 
     def unregister(self, kind: str, name: str, version: str | None = None) -> list[NameEntry]:
         """Remove a version of a name, or all of them; gives what was removed."""
         given = {"kind": kind, "name": name} | ({"version": version} if version is not None else {})
-        answer = self._http.delete(f"/api/v0/names?{urlencode(given)}")
-        return [NameEntry.from_json(body) for body in answer]
+        return _entries(self._http.delete(f"/api/v0/names?{urlencode(given | {'who': self._who})}"))
 
-    def resolve(self, kind: str, ref: str) -> NameEntry:
-        """The version that a reference means now."""
-        return NameEntry.from_json(self._http.get("/api/v0/names/resolve", kind=kind, ref=ref))
+    def rename(self, kind: str, old: str, new: str) -> list[NameEntry]:
+        """Give all versions of a name another name; gives them under it."""
+        body = {"kind": kind, "old": old, "new": new, "who": self._who}
+        return _entries(self._http.post("/api/v0/names/rename", body))
 
     def set_alias(
         self, kind: str, name: str, alias: str, version: str, *, expected: str | None = UNCHECKED
     ) -> NameEntry:
         """Point an alias at a version, by compare-and-swap where ``expected`` is given."""
         body = {"kind": kind, "name": name, "alias": alias, "version": version, "expected": expected}
-        return NameEntry.from_json(self._http.post("/api/v0/aliases", body))
+        return self._changed("aliases", body)
 
-    def entries(self, kind: str | None = None) -> list[NameEntry]:
-        """All versions of all names, newest last within a name."""
-        return [NameEntry.from_json(body) for body in self._http.get("/api/v0/names", kind=kind)]
+    def delete_alias(
+        self, kind: str, name: str, alias: str, *, expected: str | None = UNCHECKED
+    ) -> NameEntry:
+        """Remove an alias, by compare-and-swap where ``expected`` is given; gives the version that it pointed to."""
+        given = {"kind": kind, "name": name, "alias": alias, "expected": expected or "", "who": self._who}
+        return NameEntry.from_json(self._http.delete(f"/api/v0/aliases?{urlencode(given)}"))
+
+    def set_tag(
+        self,
+        kind: str,
+        name: str,
+        version: str,
+        key: str,
+        value: str | None,
+        *,
+        expected: str | None = UNCHECKED,
+    ) -> NameEntry:
+        """Tag a version, by compare-and-swap where ``expected`` is given; None removes the tag."""
+        body = {"kind": kind, "name": name, "version": version, "key": key, "value": value}
+        return self._changed("tags", body | {"expected": expected})
+
+    def at(self, when: float | datetime | Cid) -> RemotePastNames:
+        """The names as they were; each question has the master rebuild them from its commit records."""
+        if isinstance(when, datetime):
+            when = when.timestamp()
+        return RemotePastNames(self._http, str(when) if isinstance(when, Cid) else repr(float(when)))
+
+    def history(self, kind: str | None = None, name: str | None = None) -> list[Commit]:
+        """Every change, newest first."""
+        return [
+            Commit.from_json(body) for body in self._http.get("/api/v0/names/history", kind=kind, name=name)
+        ]
+
+    def verify_history(self) -> HistoryCheck:
+        """Every commit hashed again by the master, and compared with its names as they are."""
+        return HistoryCheck.from_json(self._http.get("/api/v0/names/verify"))
+
+    def _changed(self, path: str, body: dict[str, Any]) -> NameEntry:
+        return NameEntry.from_json(self._http.post(f"/api/v0/{path}", body | {"who": self._who}))
+
+
+def _entries(bodies: Any) -> list[NameEntry]:
+    return [NameEntry.from_json(body) for body in bodies]
 
 
 class RemoteAttestations:

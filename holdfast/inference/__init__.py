@@ -4,6 +4,7 @@
 :class:`ONNXConverter`      turns a torch module into an ONNX file whose bytes are repeatable
 :class:`ONNXInferenceEngine` runs an ONNX file or buffer, checks its inputs, keeps statistics
 :class:`InferenceServer`    serves engines over HTTP (Open Inference Protocol v2), in micro-batches
+:class:`TorchModelWrapper`  base class of torch models that turn values into vectors
 :class:`VectorIndex`        finds the nearest vectors of a corpus, opened from bytes with no copy
 ========================== =====================================================================
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from holdfast.inference._batcher import BatcherStatistics
     from holdfast.inference._comparison import Comparison
     from holdfast.inference._tensors import Engine, InferenceResult, TensorInfo
+    from holdfast.inference.model_wrappers import TorchModelWrapper
     from holdfast.inference.onnx_converter import ONNXConverter
     from holdfast.inference.onnx_engine import ONNXInferenceEngine
     from holdfast.inference.rest_server import InferenceServer, ServedModel
@@ -35,6 +37,7 @@ __all__ = [
     "SearchResult",
     "ServedModel",
     "TensorInfo",
+    "TorchModelWrapper",
     "VectorIndex",
 ]
 
@@ -49,6 +52,7 @@ _HOMES = {
     "SearchResult": "vector_index",
     "ServedModel": "rest_server",
     "TensorInfo": "_tensors",
+    "TorchModelWrapper": "model_wrappers",
     "VectorIndex": "vector_index",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from holdfast.errors import Corrupt, InvalidInput, NotFound
 from holdfast.inference.onnx_converter import ONNXConverter
 from holdfast.inference.onnx_engine import ONNXInferenceEngine
-from holdfast.registry.model_registry import ModelRegistry
+from holdfast.registry.models.model_registry import ModelRegistry
 from holdfast.registry.records import ConversionRecord, ModelRecord, RunRecord, load_record
 from holdfast.storage.datasets.dataset import Dataset, open_dataset
 from holdfast.storage.loaders.collation import column_to_numpy
@@ -23,7 +24,15 @@ if TYPE_CHECKING:
     from holdfast.storage.cid import Cid
     from holdfast.storage.content import ContentStore
 
-__all__ = ["convert_model", "known_conversion", "model_input", "open_engine", "remember_conversion"]
+__all__ = [
+    "ModelInput",
+    "convert_model",
+    "input_of",
+    "known_conversion",
+    "model_input",
+    "open_engine",
+    "remember_conversion",
+]
 
 KIND = "conversion"
 OPSET = 20
@@ -66,6 +75,29 @@ def known_conversion(store: ContentStore, names: Names, model: Cid) -> tuple[Cid
     return known, record
 
 
+@dataclass(frozen=True, slots=True)
+class ModelInput:
+    """The one input of a model: a column of its data, and the shape of a sample."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+def input_of(cid: Cid, manifest: ModelRecord) -> ModelInput:
+    """The input of a model that has one.
+
+    Raises:
+        InvalidInput: The manifest says nothing about it, or has several.
+    """
+    if len(manifest.inputs) != 1:
+        raise InvalidInput(
+            f"model {cid} has {len(manifest.inputs)} described inputs, and has to have one: keep the column that it takes, and the "
+            "shape of a sample, in the module's attributes input_column and input_shape"
+        )
+    (given,) = manifest.inputs
+    return ModelInput(str(given["name"]), tuple(int(size) for size in given["shape"]))
+
+
 def convert_model(
     store: ContentStore,
     names: Names,
@@ -96,21 +128,22 @@ def convert_model(
     if known is not None:
         return known
     manifest = load_record(store, model, ModelRecord)
-    if manifest.run is None or not manifest.input_shape or not manifest.input_column:
+    if manifest.run is None:
         raise InvalidInput(
-            f"model {model} has no run or no input_shape and input_column: there is nothing to compare an ONNX form on"
+            f"model {model} was not trained by a recorded run: there is nothing to compare an ONNX form on"
         )
+    taken = input_of(model, manifest)
     dataset = open_dataset(store, load_record(store, manifest.run, RunRecord).data)
     module = ModelRegistry(store, names).load(model, trust_code=trust_code)
-    samples = model_input(dataset, split, manifest.input_column)[:MAX_SAMPLES]
+    samples = model_input(dataset, split, taken.name)[:MAX_SAMPLES]
     converter = ONNXConverter()
     with tempfile.TemporaryDirectory(prefix="holdfast-onnx-") as folder:
         path = Path(folder) / "model.onnx"
         converter.convert_pytorch_model(
             module,
             path,
-            (1, *manifest.input_shape),
-            input_names=(manifest.input_column,),
+            (1, *taken.shape),
+            input_names=(taken.name,),
             output_names=getattr(module, "output_names", None),
             opset_version=OPSET,
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from holdfast.errors import Corrupt, InvalidInput
-from holdfast.inference.conversion import model_input, open_engine
+from holdfast.inference.conversion import input_of, model_input, open_engine
 from holdfast.inference.vector_index import SearchResult, VectorIndex
 from holdfast.registry.records import ConversionRecord, IndexRecord, ModelRecord, load_record
 from holdfast.storage.datasets.dataset import open_dataset
@@ -63,7 +63,7 @@ def build_index(
         metric: ``cosine``, ``ip`` or ``l2``.
         factory: FAISS' description of the index; ``Flat`` is exact.
     """
-    manifest = load_record(store, model, ModelRecord)
+    taken = input_of(model, load_record(store, model, ModelRecord))
     converted = load_record(store, conversion, ConversionRecord)
     if converted.model != model:
         raise InvalidInput(f"{conversion} is the ONNX form of {converted.model}, not of {model}")
@@ -71,7 +71,7 @@ def build_index(
     chosen = splits or tuple(dataset.splits)
     engine = open_engine(store, converted)
     vectors = np.concatenate(
-        [embed(engine, model_input(dataset, split, manifest.input_column), output) for split in chosen]
+        [embed(engine, model_input(dataset, split, taken.name), output) for split in chosen]
     )
     index = VectorIndex.build(vectors, metric=metric, factory=factory)  # type: ignore[arg-type]  # checked there
     return IndexRecord(

@@ -10,7 +10,8 @@ from __future__ import annotations
 from holdfast.registry.code import bundle_code, load_code
 from holdfast.registry.database import Database
 from holdfast.registry.dataset_manager import DatasetManager, Shared
-from holdfast.registry.model_registry import ModelRegistry
+from holdfast.registry.models.model_registry import ModelRegistry
+from holdfast.registry.models.torch_modules import load_weights, store_weights
 from holdfast.registry.names import NameEntry, Names, Reference, SqliteNames
 from holdfast.registry.opening import open_database, open_registry
 from holdfast.registry.proof import KeyRing, LineageNode, PublicKey, Signatures, Signed, verify
@@ -25,7 +26,6 @@ from holdfast.registry.records import (
     load_record,
 )
 from holdfast.registry.run_table import RunSpec, RunState, RunStatus, RunTable
-from holdfast.registry.weights import load_weights, weights_to_bytes
 
 __all__ = [
     "AttestationRecord",
@@ -58,6 +58,6 @@ __all__ = [
     "load_weights",
     "open_database",
     "open_registry",
+    "store_weights",
     "verify",
-    "weights_to_bytes",
 ]

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import linecache
+import os
 import sys
 import threading
 import time
@@ -29,6 +30,7 @@ _ORIGIN = "__holdfast_origin__"
 """On a module made by :func:`load_code`: its recorded name and source."""
 _CLOCK_S = 0.05
 """Files' times and the clock may differ by so much."""
+_TICK_S = 0.01
 _imported_at: dict[str, float] = {}
 _loading = threading.RLock()
 
@@ -109,14 +111,29 @@ def _installed(module_name: str, source: bytes) -> Path | None:
 
 def _import(module_name: str, file: Path) -> types.ModuleType | None:
     """The installed module, or None where it was loaded and its file may have been changed since."""
-    import psutil
-
-    if module_name not in sys.modules:
+    loaded = (
+        "__main__" if _is_main(file) else module_name
+    )  # a script is not run a second time to get its own classes
+    if loaded not in sys.modules:
         _imported_at[module_name] = time.time()
         return importlib.import_module(module_name)
-    # When others loaded it is not known, but it was in this process' life.
-    since = _imported_at.get(module_name) or psutil.Process().create_time()
-    return sys.modules[module_name] if file.stat().st_ctime < since - _CLOCK_S else None
+    changed = file.stat().st_ctime
+    if loaded in _imported_at:
+        return sys.modules[loaded] if changed < _imported_at[loaded] - _CLOCK_S else None
+    # When others loaded it is not known, but it was in this process' life, and an interpreter takes longer to start.
+    return sys.modules[loaded] if changed < _process_started() + _TICK_S else None
+
+
+def _process_started() -> float:
+    """When this process was started, in seconds since 1970, to a tick. The time of boot that ``/proc/stat`` gives is in whole seconds."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    since_boot = ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot)
+
+
+def _is_main(file: Path) -> bool:
+    main = getattr(sys.modules.get("__main__"), "__file__", None)
+    return main is not None and Path(main).resolve() == file.resolve()
 
 
 def _run(module_name: str, source: bytes, path: str) -> types.ModuleType:

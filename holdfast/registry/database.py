@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import Conflict, Corrupt, Unavailable, disk_errors
+from holdfast.registry.schema import migrate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,51 +19,36 @@ __all__ = ["Database"]
 
 BUSY_S = 30.0
 """How long to wait for another process' transaction."""
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS versions (
-    kind TEXT NOT NULL, name TEXT NOT NULL, version TEXT NOT NULL, cid TEXT NOT NULL, created REAL NOT NULL,
-    PRIMARY KEY (kind, name, version)
-) STRICT;
-CREATE TABLE IF NOT EXISTS aliases (
-    kind TEXT NOT NULL, name TEXT NOT NULL, alias TEXT NOT NULL, version TEXT NOT NULL,
-    PRIMARY KEY (kind, name, alias)
-) STRICT;
-CREATE TABLE IF NOT EXISTS removed (
-    kind TEXT NOT NULL, name TEXT NOT NULL, version TEXT NOT NULL, cid TEXT NOT NULL,
-    PRIMARY KEY (kind, name, version)
-) STRICT;
-CREATE TABLE IF NOT EXISTS commits (seq INTEGER PRIMARY KEY AUTOINCREMENT, cid TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS runs (
-    id TEXT PRIMARY KEY, spec TEXT NOT NULL, state TEXT NOT NULL, created REAL NOT NULL, started REAL, finished REAL,
-    error TEXT, result TEXT
-) STRICT;
-CREATE TABLE IF NOT EXISTS events (
-    run TEXT NOT NULL REFERENCES runs(id), seq INTEGER NOT NULL, time REAL NOT NULL, body TEXT NOT NULL,
-    PRIMARY KEY (run, seq)
-) STRICT;
-CREATE TABLE IF NOT EXISTS attestations (
-    subject TEXT NOT NULL, attestation TEXT NOT NULL, keyid TEXT NOT NULL, time REAL NOT NULL,
-    PRIMARY KEY (subject, attestation, keyid)
-) STRICT;
-"""
+CACHE_KIB = 16 << 10
+"""Of pages kept in memory, at most: what look-ups among a hundred thousand names need."""
 
 
 class Database:
     """SQLite with write-ahead logging, durable commits, and one writer at a time across processes.
 
+    A file with the tables of an earlier holdfast gets today's when it is opened.
+
+    Args:
+        path: The file; None for tables in memory, which go when they are closed.
+
     Raises:
         Corrupt: The file is not a holdfast registry.
         Unavailable: The disk is full, or another process holds the lock for too long.
+        Unsupported: The file was written by a newer holdfast.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.path = path
         self._lock = threading.RLock()
-        with disk_errors(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        if path is not None:
+            with disk_errors(path.parent):
+                path.parent.mkdir(parents=True, exist_ok=True)
         with self._errors():
             self._connection = sqlite3.connect(
-                path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+                ":memory:" if path is None else path,
+                timeout=BUSY_S,
+                isolation_level=None,
+                check_same_thread=False,
             )
             self._connection.row_factory = sqlite3.Row
             try:
@@ -84,7 +70,8 @@ class Database:
             time.sleep(0.01)
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute("PRAGMA foreign_keys = ON")
-        self._connection.executescript(_SCHEMA)
+        self._connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        migrate(self._connection, path=self.path)
 
     def rows(self, query: str, values: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
         """All rows of a query."""
@@ -103,6 +90,16 @@ class Database:
                 if self._connection.in_transaction:  # SQLite ends it itself when the disk is full
                     self._connection.execute("ROLLBACK")
                 raise
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """One moment: all that is read meanwhile is as it is at the first look, whatever others write."""
+        with self._lock, self._errors():
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.execute("ROLLBACK")
 
     def close(self) -> None:
         """Close the file."""

@@ -515,7 +515,7 @@ class DatasetManager:
         return data if isinstance(data, Dataset) else store_dataset(self._store, data)
 
     def _metadata(self, dataset: Dataset) -> dict[str, Any]:
-        entries = [entry for entry in self.list_datasets() if entry.cid == dataset.cid]
+        entries = self._names.search(KIND, cid=dataset.cid, limit=None)
         return {
             **dataset.metadata,
             "cid": str(dataset.cid),

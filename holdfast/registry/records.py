@@ -1,7 +1,8 @@
 """The records that lineage is made of: code, environment, run, model, conversion, index.
 
 Each is a frozen dataclass with ``to_record()`` (what is hashed) and ``from_record()``. Links are Cids. Nothing in them depends on
-a clock or a machine's name, so the same work gives the same CID.
+a clock or a machine's name, so the same work gives the same CID. ``schema`` is the version of the kind's format: it grows when
+a field changes its meaning, and what was written before stays readable.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from holdfast.errors import Corrupt, InvalidInput
+from holdfast.errors import Corrupt, InvalidInput, Unsupported
 from holdfast.storage.cid import Cid
 
 if TYPE_CHECKING:
@@ -49,11 +50,14 @@ class Record:
     """The base of all records."""
 
     kind: ClassVar[str]
+    schema: ClassVar[int] = 1
 
     def to_record(self) -> dict[str, Any]:
         """Plain values and Cids, ready for :meth:`ContentStore.put_record`."""
         body = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {"kind": self.kind} | {k: dict(v) if isinstance(v, Mapping) else v for k, v in body.items()}
+        return {"kind": self.kind, "schema": self.schema} | {
+            k: dict(v) if isinstance(v, Mapping) else v for k, v in body.items()
+        }
 
     @classmethod
     def from_record(cls, value: Any, cid: Cid) -> Self:
@@ -62,17 +66,32 @@ class Record:
         Raises:
             InvalidInput: It is a record of another kind.
             Corrupt: A field is missing, unknown, or of another type.
+            Unsupported: A later holdfast wrote it.
         """
         kind = value.get("kind") if isinstance(value, dict) else None
         if kind != cls.kind:
             raise InvalidInput(f"{cid} is not a {cls.kind} but {f'a {kind}' if kind else 'another record'}")
+        schema = value.get("schema")
+        if type(schema) is not int or schema < 1:
+            raise Corrupt(f"the {cls.kind} record {cid} does not say which version of its format it has")
+        if schema > cls.schema:
+            raise Unsupported(
+                f"the {cls.kind} record {cid} is of version {schema} of its format, and this holdfast reads versions up to "
+                f"{cls.schema}: install a newer one"
+            )
         for f in fields(cls):
             wanted = _STORED[str(f.type).partition("[")[0]]
-            if f.name in value and (type(value[f.name]) is bool or not isinstance(value[f.name], wanted)):
+            given = value.get(f.name)
+            fits = type(given) is not bool and isinstance(given, wanted)
+            if isinstance(given, list) and str(f.type).startswith("tuple[Cid"):
+                fits = all(isinstance(each, Cid) for each in given)
+            if f.name in value and not fits:
                 raise Corrupt(
                     f"{f.name!r} of the {cls.kind} record {cid} is no {f.type}: {value[f.name]!r:.100}"
                 )
-        body = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k != "kind"}
+        body = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k not in ("kind", "schema")
+        }
         try:
             return cls(**body)
         except TypeError as error:
@@ -139,29 +158,41 @@ class RunRecord(Record):
     history: tuple[Mapping[str, Any], ...]
     """Every report, in order."""
     outputs: Mapping[str, Cid]
-    """What it made: ``weights``."""
+    """What it made: ``files``, the directory of the model's files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRecord(Record):
-    """Weights, the class they belong to, and the run that made them."""
+    """A model's files, what they were made from, and what is known about them."""
 
     kind: ClassVar[str] = "model"
     framework: str
-    code: Cid
-    """The code record of the model's class."""
-    config: Mapping[str, Any]
-    """Keyword arguments of the class."""
-    weights: Cid
-    """A safetensors file."""
+    """Such as ``pytorch``, ``sklearn``, ``onnx``; with ``format`` it says how the files are read."""
+    format: str
+    """Such as ``safetensors``, ``skops``, ``onnx``."""
+    files: Cid
+    """A UnixFS directory: weights, graphs, tokenizer, whatever the format has."""
+    code: Cid | None = None
+    """The code record of the model's class, where it has one of its own."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """What the class is made with again; plain values."""
     run: Cid | None = None
     parent: Cid | None = None
-    input_shape: tuple[int, ...] = ()
-    """Of one sample, without the batch dimension."""
-    input_column: str = ""
-    """The column of the training data that the model takes."""
+    """The model that this one was made from: fine-tuned, pruned, quantised."""
+    data: tuple[Cid, ...] = ()
+    """The dataset versions that it learned from."""
+    inputs: tuple[Mapping[str, Any], ...] = ()
+    """What it takes: for each input ``name``, ``dtype`` (NumPy's name) and ``shape`` of one sample, without the batch."""
+    outputs: tuple[Mapping[str, Any], ...] = ()
+    """What it gives, in the same words."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    model_type: str = ""
+    """What its makers call it, such as ``resnet50``."""
+    licence: str = ""
+    """An SPDX expression, such as ``Apache-2.0``."""
+    card: Cid | None = None
+    """A model card: a Markdown file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

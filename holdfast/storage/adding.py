@@ -218,8 +218,10 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
     return (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def tree_blocks(files: Mapping[str, Buffer], profile: Profile) -> Blocks:
-    """Yield the blocks of a directory made of relative paths and their bytes; the return value is its root.
+def tree_blocks(files: Mapping[str, Buffer | Node], profile: Profile) -> Blocks:
+    """Yield the blocks of a directory made of relative paths and what is there; the return value is its root.
+
+    What is stored already is given as its node, and its blocks are not yielded.
 
     Raises:
         InvalidInput: A path is absolute, empty, or leaves the directory.
@@ -250,6 +252,8 @@ def _nested_blocks(tree: Mapping[str, Any], profile: Profile) -> Blocks:
     for name, value in sorted(tree.items()):
         if isinstance(value, dict):
             node = yield from _nested_blocks(value, profile)
+        elif isinstance(value, Node):
+            node = value
         else:
             node = yield from file_blocks(io.BytesIO(value), profile)
         children.append((name, node))

@@ -162,13 +162,15 @@ class ContentStore:
         """Add what a binary stream gives, as a file, in constant memory."""
         return self._put(file_blocks(stream, profile or self.profile, progress), pin=pin)
 
-    def add_files(self, files: Mapping[str, Buffer], *, pin: bool = True) -> Cid:
-        """Add a directory made of relative paths and their bytes: ``{"a/b.py": b"..."}``.
+    def add_files(self, files: Mapping[str, Buffer | Cid], *, pin: bool = True) -> Cid:
+        """Add a directory made of relative paths and their bytes, or the CIDs of files and directories: ``{"a/b.py": b"..."}``.
 
         Raises:
-            InvalidInput: A path is absolute, empty, or leaves the directory.
+            InvalidInput: A path is absolute, empty, or leaves the directory; or a CID is a record's.
+            NotFound: Nobody has what a CID stands for.
         """
-        return self._put(tree_blocks(files, self.profile), pin=pin)
+        tree = {path: self._node(value) if isinstance(value, Cid) else value for path, value in files.items()}
+        return self._put(tree_blocks(tree, self.profile), pin=pin)
 
     def put_record(self, value: Any) -> Cid:
         """Store a DAG-CBOR record; its links are Cids.
@@ -182,6 +184,14 @@ class ContentStore:
         cid = Cid.of(data, DAG_CBOR)
         self.blocks.put_many([(cid, data)])
         return cid
+
+    def _node(self, cid: Cid) -> Node:
+        """What is stored, as a directory refers to it."""
+        size = memoryview(self.blocks.get(cid)).nbytes
+        if cid.codec == RAW:
+            return Node(cid, size, size)
+        node, message = unixfs_of(cid, self.blocks.get)
+        return Node(cid, message.file_size or 0, size + sum(link.tsize or 0 for link in node.links))
 
     def _put(
         self,

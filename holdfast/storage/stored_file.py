@@ -69,6 +69,18 @@ class StoredFile:
         """
         return [leaf.cid for leaf in self._leaves[slice(*self._bounds(start, end))] if leaf.data is None]
 
+    def parts(self, start: int, end: int) -> list[tuple[Cid, int, int]]:
+        """The same blocks, each with the bytes of it that are in the range: two ranges with equal parts have equal bytes.
+
+        Raises:
+            InvalidInput: The file has no such range.
+        """
+        found = []
+        for number in range(*self._bounds(start, end)):
+            leaf = self._leaves[number]
+            found.append((leaf.cid, max(0, start - leaf.offset), min(end, self._ends[number]) - leaf.offset))
+        return found
+
     def missing(self, ranges: Iterable[tuple[int, int]]) -> dict[Cid, int]:
         """The blocks of these ranges that are not on this node, with their sizes."""
         numbers = self._touched(ranges)

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 from holdfast.errors import InvalidInput
-from holdfast.registry.weights import weights_to_bytes
+from holdfast.registry.models.torch_modules import store_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -137,5 +137,5 @@ class TrainContext:
         self.history.append(dict(metrics))
         event: dict[str, Any] = {"type": "report", "metrics": dict(metrics)}
         if model is not None:
-            event["checkpoint"] = str(self.dataset.store.add_bytes(weights_to_bytes(model)))
+            event["checkpoint"] = str(store_weights(self.dataset.store, model))
         self._report(event)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import random
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import InvalidInput
-from holdfast.registry.code import bundle_code, load_code
-from holdfast.registry.records import EnvironmentRecord, ModelRecord, RunRecord
-from holdfast.registry.weights import constructor_config, weights_to_bytes
+from holdfast.registry.code import load_code
+from holdfast.registry.models.formats import manifest_of
+from holdfast.registry.records import EnvironmentRecord, ModelRecord, RunRecord, load_record
 from holdfast.storage.cid import Cid
 from holdfast.storage.datasets.dataset import open_dataset
 from holdfast.training.context import TrainContext
@@ -32,13 +32,9 @@ __all__ = ["Outcome", "record_run", "run_embedded", "run_worker"]
 class Outcome:
     """What worker 0 made: the CIDs are in its own node's store."""
 
-    weights: Cid
-    model_code: Cid
+    model: Cid
+    """The manifest, which does not name its run yet."""
     environment: Cid
-    framework: str
-    model_config: dict[str, Any]
-    input_shape: tuple[int, ...]
-    input_column: str
     history: list[dict[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
@@ -51,8 +47,7 @@ class Outcome:
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> Outcome:
         """The outcome that :meth:`to_json` wrote."""
-        cids = {name: Cid.parse(body[name]) for name in ("weights", "model_code", "environment")}
-        return cls(**{**body, **cids, "input_shape": tuple(body["input_shape"])})
+        return cls(**{**body, **{name: Cid.parse(body[name]) for name in ("model", "environment")}})
 
 
 def run_worker(
@@ -98,13 +93,8 @@ def run_worker(
     if rank != 0:
         return None
     return Outcome(
-        weights=store.add_bytes(weights_to_bytes(model), pin=False),
-        model_code=bundle_code(store, type(model)),
+        model=manifest_of(store, model).store(store),
         environment=EnvironmentRecord.of_this_process().store(store),
-        framework="pytorch",
-        model_config=constructor_config(model),
-        input_shape=tuple(getattr(model, "input_shape", ())),
-        input_column=str(getattr(model, "input_column", "")),
         history=context.history,
     )
 
@@ -115,9 +105,10 @@ def record_run(store: ContentStore, spec: RunSpec, outcome: Outcome) -> tuple[Ci
     Everything they link is pulled into ``store`` first, so the lineage is whole in one place.
     """
     metrics = outcome.history[-1] if outcome.history else {}
-    for cid in (outcome.weights, outcome.model_code, outcome.environment, spec.code, spec.data):
+    for cid in (outcome.model, outcome.environment, spec.code, spec.data):
         for _ in store.walk(cid):
             pass
+    made = load_record(store, outcome.model, ModelRecord)
     run = RunRecord(
         code=spec.code,
         data=spec.data,
@@ -128,18 +119,9 @@ def record_run(store: ContentStore, spec: RunSpec, outcome: Outcome) -> tuple[Ci
         threads_per_worker=spec.threads_per_worker,
         metrics=metrics,
         history=tuple(outcome.history),
-        outputs={"weights": outcome.weights},
+        outputs={"files": made.files},
     ).store(store)
-    model = ModelRecord(
-        framework=outcome.framework,
-        code=outcome.model_code,
-        config=outcome.model_config,
-        weights=outcome.weights,
-        run=run,
-        input_shape=outcome.input_shape,
-        input_column=outcome.input_column,
-        metrics=metrics,
-    ).store(store)
+    model = replace(made, run=run, data=(spec.data,), metrics=metrics).store(store)
     return run, model
 
 

@@ -137,7 +137,7 @@ def test_a_client_removes_names_from_the_master_and_the_history_says_so(master, 
             names.unregister("dataset", "rows of May", "1.0.0")
         assert [entry.cid for entry in names.unregister("dataset", "rows of May")] == [cids[1]]
         assert names.entries() == []
-    assert [record["change"]["op"] for record in master.names.history()[:2]] == ["unregister"] * 2
+    assert [commit.change["op"] for commit in master.names.history()[:2]] == ["unregister"] * 2
     for path in ("/api/v0/names", "/api/v0/names?kind=dataset", "/api/v0/names?name=d"):
         assert raw(master, "DELETE", path)[0] == 400
     connection = http.client.HTTPConnection(master.url.removeprefix("http://"), timeout=10)

@@ -164,7 +164,7 @@ def test_every_command_explains_itself_and_takes_json():
     listed = run_cli("--help").stdout
     commands = ("up", "worker", "down", "status", "config", "quickstart", "add", "get", "cat", "ls", "stat",
                 "train", "convert", "serve", "index", "search", "verify", "sign", "signatures", "keys",
-                "alias")  # fmt: skip
+                "alias", "names")  # fmt: skip
     for command in commands:
         assert f"    {command} " in listed or f"    {command}\n" in listed
     text = run_cli("quickstart", "--help").stdout

@@ -59,10 +59,12 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
         master.names.register("dataset", "digits", None, dataset)
         source = master.store.add_bytes(b"def train(context): ...")
         code = CodeRecord(files=source, entry="train:train").store(master.store)
-        model = ModelRecord(framework="pytorch", code=code, config={}, weights=source).store(master.store)
-        other = ModelRecord(framework="pytorch", code=code, config={"n": 2}, weights=source).store(
+        model = ModelRecord(framework="pytorch", format="safetensors", code=code, files=source).store(
             master.store
         )
+        other = ModelRecord(
+            framework="pytorch", format="safetensors", code=code, config={"n": 2}, files=source
+        ).store(master.store)
         master.names.register("model", "digits-cnn", "1.9.0", model)
         master.names.register("model", "digits-cnn", "1.10.0", other)
         master.names.set_alias("model", "digits-cnn", "champion", "1.9.0")

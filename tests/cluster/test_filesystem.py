@@ -126,11 +126,11 @@ def test_a_model_is_a_folder_also_where_a_dataset_has_its_name(client, fs, user_
     entry = client.models.register("scale", user_code.Scale(), "1.0.0", aliases=["champion"])
     record = client.models.record("scale")
     assert fs.ls("model/scale:1.0.0", detail=False) == [
-        f"model/scale:1.0.0/{name}" for name in ("_manifest.json", "code", "weights.safetensors")
+        f"model/scale:1.0.0/{name}" for name in ("_manifest.json", "model.safetensors", "code")
     ]
-    weights = bytes(client.store.open(record.weights))
+    weights = bytes(client.store.open(client.store.resolve(f"{record.files}/model.safetensors")))
     for path in ("model/scale", "scale@champion", "model/scale@champion", str(entry.cid)):
-        assert fs.cat_file(f"{path}/weights.safetensors") == weights
+        assert fs.cat_file(f"{path}/model.safetensors") == weights
         assert fs.isdir(path)
     assert fs.isdir("scale:1.0.0/train")  # a dataset, for those come first
     assert fs.find("model/scale/code") == ["model/scale/code/user_training.py"]
@@ -147,7 +147,7 @@ def test_indexes_and_onnx_forms_have_their_file(client, fs):
     store = client.store
     data = store_dataset(store, splits())
     model = ModelRecord(
-        framework="pytorch", code=data.cid, config={}, weights=store.add_bytes(b"weights")
+        framework="onnx", format="onnx", files=store.add_files({"model.onnx": b"graph"})
     ).store(store)
     conversion = ConversionRecord(
         model=model, onnx=store.add_bytes(b"onnx"), opset=20, data=data.cid, split="test", comparison={}

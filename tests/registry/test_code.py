@@ -235,7 +235,7 @@ def test_a_script_s_own_function_can_be_bundled_and_does_not_run_the_script_agai
     command = [sys.executable, str(script), str(tmp_path / "home")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     cid, answer = done.stdout.splitlines()
-    assert answer == "worked in my_script"
+    assert answer == "worked in __main__"
     other = (
         "import sys\n"
         "from holdfast.registry import load_code\n"

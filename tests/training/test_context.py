@@ -139,7 +139,7 @@ def test_a_checkpoint_is_stored_and_is_the_model(store, dataset):
     assert context.history == [{"loss": 0.5}, {"loss": 0.25, "epoch": 1}]
     assert events[1] == {"type": "report", "metrics": {"loss": 0.25, "epoch": 1}}
     again = torch.nn.Linear(2, 2)
-    load_weights(again, store.open(Cid.parse(str(events[0]["checkpoint"]))))
+    load_weights(again, store, Cid.parse(str(events[0]["checkpoint"])))
     assert torch.equal(again.weight, model.weight)
 
 

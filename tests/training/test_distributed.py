@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from holdfast.registry import ModelRecord, load_record
 from holdfast.training.job import _global_state_kept, run_worker
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ def second_worker(tmp_path: Path, spec: RunSpec) -> Iterator[None]:
 
 
 def weights_of(store: ContentStore, outcome: Outcome) -> dict[str, torch.Tensor]:
-    return dict(load(bytes(store.open(outcome.weights))))
+    files = load_record(store, outcome.model, ModelRecord).files
+    return dict(load(bytes(store.open(store.resolve(f"{files}/model.safetensors")))))
 
 
 def test_two_workers_learn_what_one_would_from_all_the_rows(tmp_path, monkeypatch, store, spec_of):

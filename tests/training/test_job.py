@@ -85,15 +85,21 @@ def test_the_record_of_a_run_is_whole(digits_runs):
     assert (record.seed, record.workers, record.threads_per_worker, record.config) == (1, 1, 1, {"epochs": 4})
 
 
+def weights_of(store, model):
+    return store.resolve(f"{load_record(store, model, ModelRecord).files}/model.safetensors")
+
+
 def test_every_checkpoint_is_there_and_the_last_one_is_the_model(store, spec_of):
     events: list[dict[str, object]] = []
     _, model = run_embedded(spec_of(FIT), store, events.append)
     checkpoints = [Cid.parse(str(event["checkpoint"])) for event in events]
     assert len(set(checkpoints)) == 2
-    model_class = load_code(store, load_record(store, model, ModelRecord).code, trust=True)
+    code = load_record(store, model, ModelRecord).code
+    assert code is not None
+    model_class = load_code(store, code, trust=True)
     for cid in checkpoints:
-        load_weights(model_class(), store.open(cid))
-    assert checkpoints[-1] == load_record(store, model, ModelRecord).weights
+        load_weights(model_class(), store, cid)
+    assert checkpoints[-1] == weights_of(store, model)
 
 
 def test_another_seed_or_config_is_another_run(store, spec_of):
@@ -117,7 +123,8 @@ def test_the_trained_model_can_be_got(store, spec_of, tmp_path):
         registry = ModelRegistry(store, SqliteNames(database, store))
         model = registry.load(cid)
         record = registry.record(str(cid))
-    assert (record.input_column, record.input_shape) == ("x", (3,))
+    assert record.inputs == ({"name": "x", "dtype": "float32", "shape": [3]},)
+    assert record.data == (spec_of(FIT).data,)
     with torch.no_grad():
         assert model(torch.zeros(1, 3)).shape == (1, 1)
 
@@ -168,7 +175,7 @@ def test_a_failing_function_fails_with_its_own_error(store, spec_of):
 def test_a_model_that_prepare_wrapped_is_stored_as_itself(store, spec_of):
     spec = spec_of("def train(context):\n    return context.prepare(Net())\n")
     _, model = run_embedded(spec, store, lambda _: None)
-    assert b"line.weight" in bytes(store.open(load_record(store, model, ModelRecord).weights))
+    assert b"line.weight" in bytes(store.open(weights_of(store, model)))
 
 
 # ------------------------------------------------------------------------------------------- the caller's state
@@ -237,16 +244,7 @@ def test_an_outcome_and_a_job_are_the_same_behind_a_process_border():
     import json
 
     a, b = Cid.of(b"a"), Cid.of(b"b")
-    outcome = Outcome(
-        weights=a,
-        model_code=b,
-        environment=a,
-        framework="pytorch",
-        model_config={"width": 3},
-        input_shape=(1, 8, 8),
-        input_column="image",
-        history=[{"loss": 0.5}],
-    )
+    outcome = Outcome(model=b, environment=a, history=[{"loss": 0.5}])
     assert Outcome.from_json(json.loads(json.dumps(outcome.to_json()))) == outcome
     spec = RunSpec(code=a, data=b, config={"lr": 0.1}, workers=3)
     job = RayJob(

@@ -14,7 +14,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from holdfast import __version__
-from holdfast.cluster.cli import content, daemons, datasets, models, proof, storage
+from holdfast.cluster.cli import content, daemons, datasets, models, names, proof, storage
 from holdfast.errors import HoldfastError, Unavailable, Unsupported, disk_errors
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     content.add_commands(commands, connected)
     datasets.add_commands(commands, connected)
     models.add_commands(commands, connected)
+    names.add_commands(commands, connected)
     proof.add_commands(commands, common, connected)
     storage.add_commands(commands, common)
     return root

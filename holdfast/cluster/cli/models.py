@@ -80,10 +80,17 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     search.add_argument("-k", type=int, default=5, help="how many (default: 5)")
     search.set_defaults(run=_search)
 
-    alias = commands.add_parser("alias", parents=[connected], help="point an alias of a model at a version")
+    alias = commands.add_parser(
+        "alias",
+        parents=[connected],
+        help="point an alias of a model at a version",
+        epilog="example: holdfast alias digits champion 2.0.0 --expected 1.0.0",
+    )
     alias.add_argument("name")
     alias.add_argument("alias")
-    alias.add_argument("version")
+    where = alias.add_mutually_exclusive_group(required=True)
+    where.add_argument("version", nargs="?")
+    where.add_argument("--delete", action="store_true", help="remove the alias")
     alias.add_argument(
         "--expected", metavar="VERSION", help="fail unless it points here now ('none': to nothing)"
     )
@@ -192,6 +199,7 @@ def _index(arguments: argparse.Namespace) -> None:
 
 
 def _search(arguments: argparse.Namespace) -> None:
+    from holdfast.inference.conversion import input_of
     from holdfast.registry.records import ModelRecord, load_record
     from holdfast.storage.loaders.collation import table_to_numpy
 
@@ -200,7 +208,7 @@ def _search(arguments: argparse.Namespace) -> None:
         raise InvalidInput(f"--like {arguments.like!r} is not SPLIT:ROW, such as test:0")
     with open_client(arguments) as client:
         index = client.open_index(arguments.index)
-        column = load_record(client.store, index.record.model, ModelRecord).input_column
+        column = input_of(index.record.model, load_record(client.store, index.record.model, ModelRecord)).name
         if int(row) >= index.dataset.rows_in(split):
             raise InvalidInput(
                 f"split {split!r} has {index.dataset.rows_in(split)} rows, counted from 0; there is no row {row}"
@@ -223,6 +231,12 @@ def _alias(arguments: argparse.Namespace) -> None:
         if arguments.expected is None
         else {"expected": None if arguments.expected == "none" else arguments.expected}
     )
+    name, alias = arguments.name, arguments.alias
     with open_client(arguments) as client:
-        entry = client.models.set_alias(arguments.name, arguments.alias, arguments.version, **expected)
-    show(arguments, entry.to_json(), f"{entry.name}@{arguments.alias} is {entry.version}  {entry.cid}")
+        if arguments.delete:
+            entry = client.backend.names.delete_alias("model", name, alias, **expected)
+            text = f"{name}@{alias} is gone; it was {entry.version}  {entry.cid}"
+        else:
+            entry = client.models.set_alias(name, alias, arguments.version, **expected)
+            text = f"{name}@{alias} is {entry.version}  {entry.cid}"
+    show(arguments, entry.to_json(), text)

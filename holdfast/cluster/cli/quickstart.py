@@ -169,7 +169,7 @@ def _steps(screen: _Screen, processes: _Processes, port: int) -> dict[str, Any]:
         with screen.step("registry: digits:1.0.0, alias champion"):
             entry = client.models.register("digits", run.model, "1.0.0", aliases=["champion"])
             screen.say("model", entry.cid)
-            screen.say("weights", client.models.record("digits@champion").weights)
+            screen.say("weights", client.models.record("digits@champion").files)
 
         with screen.step("serving: ONNX over HTTP"):
             conversion, record = client.convert("digits@champion")

@@ -293,11 +293,10 @@ class _Walk:
     def _check_made_by_run(self, model: dict[str, Any]) -> None:
         outputs = self._store.get_record(model["run"]).get("outputs", {})
         made = {name: outputs[name] for name in _MADE if name in outputs}
-        parts = {link for name, link in named_links(model) if name != "run"}
         files = model.get("files")
-        if isinstance(files, Cid):
-            parts |= {entry.cid for entry in self._store.ls(files)}
-        if not made or not set(made.values()) <= parts:
+        entries = {entry.cid for entry in self._store.ls(files)} if isinstance(files, Cid) else set()
+        same = (model[name] == one if name in model else one in entries for name, one in made.items())
+        if not made or not all(same):
             told = ", ".join(str(one) for one in made.values()) or "none"
             raise Corrupt(f"the model's weights are not those that its run made ({told})")
 

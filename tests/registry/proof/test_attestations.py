@@ -354,9 +354,11 @@ def test_slsa_provenance_says_how_a_model_was_made(store, alice):
         threads_per_worker=1,
         metrics={},
         history=(),
-        outputs={"weights": data},
+        outputs={"files": data},
     ).store(store)
-    model = ModelRecord(framework="pytorch", code=code, config={}, weights=data, run=run).store(store)
+    model = ModelRecord(framework="pytorch", format="safetensors", code=code, files=data, run=run).store(
+        store
+    )
     predicate = slsa_provenance(store, model, builder="did:key:z6Mk")
     assert predicate["buildDefinition"]["externalParameters"]["seed"] == 7
     found = {one["name"]: one for one in predicate["buildDefinition"]["resolvedDependencies"]}
@@ -371,7 +373,7 @@ def test_slsa_provenance_says_how_a_model_was_made(store, alice):
         predicate_type=SLSA_PROVENANCE,
     )
     assert alice.of([model])[model][0].problem is None
-    bare = ModelRecord(framework="pytorch", code=code, config={}, weights=data).store(store)
+    bare = ModelRecord(framework="pytorch", format="safetensors", code=code, files=data).store(store)
     with pytest.raises(InvalidInput, match="no recorded run"):
         slsa_provenance(store, bare, builder="x:y")
 

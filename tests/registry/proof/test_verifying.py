@@ -50,7 +50,7 @@ def make_model(store, *, weights=b"weights" * 300_000):
     environment = EnvironmentRecord(
         python="3.11", system="Linux", machine="x", packages={"torch": "2.6"}
     ).store(store)
-    stored = store.add_bytes(weights)
+    stored = store.add_files({"model.safetensors": weights})
     run = RunRecord(
         code=code,
         data=data,
@@ -61,12 +61,14 @@ def make_model(store, *, weights=b"weights" * 300_000):
         threads_per_worker=1,
         metrics={},
         history=(),
-        outputs={"weights": stored},
+        outputs={"files": stored},
     ).store(store)
     other_code = CodeRecord(files=store.add_files({"net.py": b"class Net: ..."}), entry="net:Net").store(
         store
     )
-    model = ModelRecord(framework="pytorch", code=other_code, config={}, weights=stored, run=run).store(store)
+    model = ModelRecord(
+        framework="pytorch", format="safetensors", code=other_code, files=stored, run=run
+    ).store(store)
     return model, {
         "model": model,
         "code": other_code,
@@ -169,12 +171,22 @@ def test_the_part_that_is_wrong_is_the_one_that_says_so(made, tmp_path):
 def test_weights_that_the_run_did_not_make_are_found(store):
     model, parts = make_model(store, weights=b"made by the run")
     body = load_record(store, model, ModelRecord).to_record()
-    cid = store.put_record(body | {"weights": store.add_bytes(b"swapped")})
+    cid = store.put_record(body | {"files": store.add_files({"model.safetensors": b"swapped"})})
     tree = deeply(store, cid)
     assert not tree.ok
     assert [node.cid for node in bad(tree)] == [cid]
     assert "not those that its run made" in str(tree.error)
     assert parts["weights"] in {node.cid for node in tree.flat()}
+
+
+def test_weights_that_are_only_linked_from_somewhere_else_in_the_model_do_not_count(store):
+    model, parts = make_model(store, weights=b"made by the run")
+    body = load_record(store, model, ModelRecord).to_record()
+    swapped = {
+        "files": store.add_files({"model.safetensors": b"swapped"}),
+        "metadata": {"see": parts["weights"]},
+    }
+    assert "not those that its run made" in str(verify(store, store.put_record(body | swapped)).error)
 
 
 def test_a_run_on_what_is_no_dataset_is_found(store):
@@ -212,6 +224,7 @@ def test_an_index_of_another_model_s_vectors_is_found(store):
     "record",
     [
         {"kind": "model"},
+        {"kind": "model", "schema": 1},
         {"kind": "run", "data": 5},
         {"kind": "dataset"},
         {"kind": "dataset", "splits": {"train": [5]}},
@@ -361,10 +374,12 @@ def test_the_way_to_a_broken_block_is_told_from_the_root_on(made, tmp_path):
         store = ContentStore(blocks)
         run_code = store.get_record(store.get_record(made.parts["run"])["code"])["files"]
         source = store.resolve(f"{run_code}/a/b.py")
-        second = [cid for cid, _ in store.walk(made.parts["weights"])][2]
+        second = [cid for cid, _ in store.walk(store.resolve(f"{made.parts['weights']}/model.safetensors"))][
+            2
+        ]
     for cid, path in (
         (source, ("model", "run", "code", "files", "a", "b.py")),
-        (second, ("model", "run", "outputs.weights", "1")),
+        (second, ("model", "run", "outputs.files", "model.safetensors", "1")),
         (made.parts["environment"], ("model", "run", "environment")),
     ):
         with closing(damaged_copy(made, tmp_path / path[-1], {cid: None})) as blocks:
@@ -385,7 +400,7 @@ def test_a_missing_block_tells_who_was_asked(made, tmp_path):
     with closing(FetchingStore(VerifyingStore(blocks, source="the disk"), fetcher)) as fetching:
         tree = deeply(ContentStore(fetching), made.model)
     links = list(tree.broken())
-    assert [link.path for link in links] == [("model", "run", "outputs.weights"), ("model", "weights")]
+    assert [link.path for link in links] == [("model", "run", "outputs.files"), ("model", "files")]
     assert {link.cid for link in links} == {gone}
     for part in (str(gone), *urls):
         assert part in links[0].problem

@@ -6,13 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from holdfast.errors import Conflict, Corrupt, Denied, InvalidInput, NotFound, Unsupported
-from holdfast.registry import CodeRecord, ModelRecord, ModelRegistry, load_record, weights_to_bytes
+from holdfast.registry import CodeRecord, ModelRecord, ModelRegistry, load_record, store_weights
 from holdfast.storage.cid import Cid
+from holdfast.storage.datasets.dataset import store_dataset
 from holdfast.training.examples.digits import DigitsCNN
 
 
@@ -119,7 +121,7 @@ def test_what_is_no_model_gets_no_model_s_name(registry, store, names):
     with pytest.raises(NotFound):
         registry.register("digits", Cid.of(b"nobody has it", 0x71))
     for value in (5, None, object(), {"a": 1}, DigitsCNN):
-        with pytest.raises(Unsupported, match="only torch modules"):
+        with pytest.raises(Unsupported, match="is no model that can be stored"):
             registry.register("digits", value)
     with pytest.raises(InvalidInput):
         registry.register("digits", "no-cid")
@@ -157,7 +159,9 @@ def test_a_model_that_could_not_be_loaded_again_is_not_stored(registry, names):
 def test_missing_names_and_blocks_are_not_found(registry, store):
     with pytest.raises(NotFound, match="no model named 'digits'"):
         registry.get("digits")
-    manifest = ModelRecord(framework="pytorch", code=Cid.of(b"?", 0x71), config={}, weights=Cid.of(b"!"))
+    manifest = ModelRecord(
+        framework="pytorch", format="safetensors", code=Cid.of(b"?", 0x71), files=Cid.of(b"!")
+    )
     with pytest.raises(NotFound):
         registry.load(manifest.store(store))
 
@@ -169,8 +173,11 @@ def stranger(store, source, entry, config=None, weights=None):
     """The CID of a model that somebody else made by hand."""
     path = entry.partition(":")[0].replace(".", "/") + ".py"
     code = CodeRecord(files=store.add_files({path: source}), entry=entry).store(store)
-    stored = store.add_bytes(weights if weights is not None else weights_to_bytes(nn.ReLU()))
-    return ModelRecord(framework="pytorch", code=code, config=config or {}, weights=stored).store(store)
+    stored = weights if weights is not None else store_weights(store, nn.ReLU())
+    files = store.add_files({"model.safetensors": stored})
+    return ModelRecord(
+        framework="pytorch", format="safetensors", code=code, config=config or {}, files=files
+    ).store(store)
 
 
 def test_a_stranger_s_model_can_not_call_an_installed_function(registry, store, tmp_path):
@@ -221,6 +228,62 @@ def test_pickled_weights_are_refused_and_not_opened(registry, store, tmp_path):
 
 def test_a_manifest_with_nonsense_in_it_is_corrupt(registry, store, model):
     body = load_record(store, registry.register("digits", model).cid, ModelRecord).to_record()
-    for change in ({"weights": 5}, {"config": [1]}, {"code": "text"}, {"input_shape": "abc"}):
+    for change in ({"files": 5}, {"config": [1]}, {"code": "text"}, {"inputs": "abc"}, {"data": ["x"]}):
         with pytest.raises(Corrupt):
             registry.load(store.put_record(body | change))
+
+
+# --------------------------------------------------------------------------------------------------- looking for them
+
+
+def test_models_are_found_by_what_their_manifests_say(registry, store):
+    data = [store_dataset(store, {"x": np.arange(float(n))}).cid for n in (3, 4)]
+    for number, accuracy in enumerate((0.5, 0.9, 0.95)):
+        registry.register(
+            f"net-{number}",
+            {"w": torch.full((1,), float(number))},
+            metrics={"accuracy": accuracy},
+            metadata={"dataset_cid": str(data[number % 2])},
+            licence="MIT" if number else "",
+        )
+    registry.set_tag("net-1", "1.0.0", "stage", "prod")
+
+    def found(name=None, **conditions):
+        return [entry.name for entry in registry.search(name, **conditions)]
+
+    assert found(metric={"accuracy": (">", 0.8)}) == ["net-1", "net-2"]
+    assert found(dataset=data[0]) == ["net-0", "net-2"]
+    assert found(tag={"stage": "prod"}) == ["net-1"]
+    assert found("net-[12]", fact={"licence": "MIT"}, dataset=data[1]) == ["net-1"]
+    assert found(fact={"framework": "pytorch"}) == ["net-0", "net-1", "net-2"]
+    assert found("digits*") == []
+
+
+def test_a_model_is_renamed_and_removed_with_its_history(registry, model):
+    entry = registry.register("digits", model, aliases=["champion"])
+    registry.rename("digits", "numbers")
+    assert registry.resolve("numbers@champion") == entry.cid
+    with pytest.raises(NotFound, match="numbers"):
+        registry.get("digits")
+    registry.delete("numbers")
+    with pytest.raises(NotFound):
+        registry.get("numbers")
+    assert registry.history("numbers")[0].change["op"] == "unregister"
+
+
+def test_a_parent_is_given_by_name_and_a_card_is_kept(registry):
+    first = registry.register("net", {"w": torch.zeros(1)}).cid
+    registry.register("net", {"w": torch.ones(1)}, parent="net:1.0.0", card="# A net\n")
+    assert registry.record("net").parent == first
+    assert (registry.card("net"), registry.card("net:1.0.0")) == ("# A net\n", None)
+
+
+def test_the_files_of_a_model_come_out_as_they_were(registry, tmp_path):
+    from safetensors.torch import save_file
+
+    file = tmp_path / "weights.safetensors"
+    save_file({"a": torch.arange(3), "b": torch.zeros(2, 2)}, file)
+    registry.register("net", file)
+    assert registry.save_files("net", tmp_path / "out") == file.stat().st_size
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == file.read_bytes()
+    assert torch.equal(registry.get("net")["a"], torch.arange(3))

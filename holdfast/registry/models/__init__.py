@@ -1,0 +1,1 @@
+"""Models as records: one format a framework, and the registry that names them."""
