@@ -1,4 +1,4 @@
-"""A master's names and attestations, over its API."""
+"""A master's names, over its API."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from holdfast.errors import InvalidInput
+from holdfast.errors import Denied, InvalidInput
 from holdfast.registry.models.formats import format_of, manifest_of
 from holdfast.registry.models.model_diff import ModelDiff, diff_models
 from holdfast.registry.models.model_format import Trust
@@ -196,23 +196,51 @@ class ModelRegistry:
             cid: The manifest.
             trust_code: Run the model's recorded source where it is not installed here.
             trusted_types: Types, by full name, that an estimator may have in it besides the known ones.
-            allow_pickle: Open pickles of models that a trusted key has signed.
+            allow_pickle: Open pickles for which somebody vouches whom this home trusts.
             require_signed_by: Names or keys, one of which must have signed the model, besides what the home requires
                 (``registry.require_signed_by``).
 
         Raises:
             Corrupt: Its files are not what its format says.
-            Denied: Nobody who must have signed it did, or loading it would run something that is not trusted.
+            Denied: Loading it would run something that is not trusted, or nobody who must have signed it did.
             InvalidInput: The manifest does not describe a model.
             NotFound: Nobody has one of the blocks.
             Unsupported: Its framework is not installed, or not known.
         """
         self.check_signed(cid, require_signed_by)
-        if allow_pickle:
-            self._check_pickle(cid)
         record = load_record(self._store, cid, ModelRecord)
-        trust = Trust(code=trust_code, pickle=allow_pickle, types=tuple(trusted_types))
-        return format_of(cid, record).load(self._store, cid, record, trust)
+        refused = self._distrust(cid) if allow_pickle else None
+        trust = Trust(code=trust_code, pickle=allow_pickle and refused is None, types=tuple(trusted_types))
+        try:
+            return format_of(cid, record).load(self._store, cid, record, trust)
+        except Denied as error:
+            if refused is None:
+                raise
+            raise Denied(f"{error}. allow_pickle=True did not help: {refused}") from error
+
+    def check_signed(self, cid: Cid, require_signed_by: Sequence[str] | None = None) -> None:
+        """Return if the home's policy, and the caller's, let a model be used.
+
+        Raises:
+            Denied: Nobody who must have signed it did.
+            InvalidInput: Signatures are required of a registry that was opened without any.
+        """
+        if self._signatures is not None:
+            self._signatures.require(cid, require_signed_by)
+        elif require_signed_by is not None:
+            raise InvalidInput(
+                "require_signed_by can't be checked: this registry was opened without signatures=, see open_signatures"
+            )
+
+    def _distrust(self, cid: Cid) -> str | None:
+        """Why nothing that is pickled in a model is opened; None where somebody trusted vouches for it."""
+        if self._signatures is None:
+            return "this registry was opened without signatures=, so nobody can vouch for anything (see open_signatures)"
+        try:
+            check_trusted(self._signatures, cid, what=f"what is pickled in model {cid}")
+        except Denied as error:
+            return str(error)
+        return None
 
     def load_model(self, ref: str | Cid, **trust: Any) -> tuple[Any, dict[str, Any]]:
         """The model of a CID or reference, and what its manifest knows: its metadata, with framework, type and metrics.
@@ -233,27 +261,6 @@ class ModelRegistry:
             "metrics": dict(record.metrics),
         }
         return self.load(cid, **trust), known | dict(record.metadata)
-
-    def check_signed(self, cid: Cid, require_signed_by: Sequence[str] | None = None) -> None:
-        """Return if the home's policy, and the caller's, let a model be used.
-
-        Raises:
-            Denied: Nobody who must have signed it did.
-            InvalidInput: Signatures are required of a registry that was opened without any.
-        """
-        if self._signatures is not None:
-            self._signatures.require(cid, require_signed_by)
-        elif require_signed_by is not None:
-            raise InvalidInput(
-                "require_signed_by can't be checked: this registry was opened without signatures=, see open_signatures"
-            )
-
-    def _check_pickle(self, cid: Cid) -> None:
-        if self._signatures is None:
-            raise InvalidInput(
-                "allow_pickle can't be checked: this registry was opened without signatures=, see open_signatures"
-            )
-        check_trusted(self._signatures, cid, what=f"a pickle in model {cid}")
 
     def save_files(self, ref: str | Cid, destination: str | os.PathLike[str]) -> int:
         """Write a model's files, byte for byte as they were stored, to a folder that must not exist; how many bytes.

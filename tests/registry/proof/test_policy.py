@@ -205,3 +205,19 @@ def test_the_setting_of_a_home_is_the_policy_of_its_registry(module, tmp_path, m
         client.sign(entry.cid)
     assert ModelRegistry().get("net") is not None
     assert load_settings().registry.require_signed_by == ("user",)
+
+
+def test_a_pickle_of_a_stranger_is_not_opened_whatever_the_caller_says(store, names, both):
+    alice, bob = both
+    registry = ModelRegistry(store, names, signatures=bob)
+    entry = registry.register("anything", {"a": [1, 2]}, framework="pickle")
+    for load in (registry.load, ModelRegistry(store, names).load):
+        with pytest.raises(Denied, match=f"{entry.cid}"):
+            load(entry.cid, allow_pickle=True)
+    alice.sign(entry.cid)
+    with pytest.raises(Denied):
+        registry.load(entry.cid)
+    assert registry.load(entry.cid, allow_pickle=True) == {"a": [1, 2]}
+    bob.keys.untrust("alice")
+    with pytest.raises(Denied, match="the unknown key"):
+        registry.load(entry.cid, allow_pickle=True)
