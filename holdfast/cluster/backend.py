@@ -10,13 +10,12 @@ from holdfast.cluster.remote import RemoteAttestations, RemoteNames
 from holdfast.cluster.remote_cache import RemoteCache
 from holdfast.errors import HoldfastError, NotFound, Unavailable
 from holdfast.http_client import HttpClient
-from holdfast.registry.compute.compute_cache import ComputeCache
 from holdfast.registry.compute.training import known_training, remember_training, training_computation
 from holdfast.registry.graph.lineage_graph import LineageGraph, lineage_graph
 from holdfast.registry.graph.made_from import MadeFrom
 from holdfast.registry.graph.training_sets import TrainingSet, training_sets
 from holdfast.registry.names import Names, SqliteNames
-from holdfast.registry.opening import open_database
+from holdfast.registry.opening import open_compute_cache, open_database
 from holdfast.registry.proof import Attestations, SqliteAttestations
 from holdfast.registry.run_table import CACHED_FROM, RunSpec, RunState, RunStatus, RunTable
 from holdfast.storage.block_store import bring_near
@@ -102,8 +101,8 @@ class EmbeddedBackend:
         self._runs = RunTable(self._database, store)
         self._made_from = MadeFrom(self._database, store)
         self.names: Names = SqliteNames(self._database, store)
-        self.cache: ResultCache = ComputeCache(self._database, store)
         self.attestations: Attestations = SqliteAttestations(self._database, store)
+        self.cache: ResultCache = open_compute_cache(settings, store, self._database, self.attestations)
 
     def publish(self, root: Cid, *, pin: bool = False) -> None:
         """Nothing but the pin: it is here already."""

@@ -24,11 +24,10 @@ from holdfast.cluster.ray_node import RayNode, ray_environment
 from holdfast.cluster.registry_api import add_registry_routes
 from holdfast.config import Settings, token_for
 from holdfast.errors import Conflict, HoldfastError, InvalidInput, Unavailable
-from holdfast.registry.compute.compute_cache import ComputeCache
 from holdfast.registry.compute.training import known_training, remember_training, training_computation
 from holdfast.registry.graph.made_from import MadeFrom
 from holdfast.registry.names import SqliteNames
-from holdfast.registry.opening import open_database
+from holdfast.registry.opening import open_compute_cache, open_database
 from holdfast.registry.proof import SqliteAttestations
 from holdfast.registry.run_table import CACHED_FROM, RunSpec, RunState, RunStatus, RunTable
 from holdfast.storage.content import ContentStore
@@ -73,7 +72,7 @@ class Master:
         self.attestations = SqliteAttestations(self.database, self.store)
         self.runs = RunTable(self.database, self.store)
         self.made_from = MadeFrom(self.database, self.store)
-        self.cache = ComputeCache(self.database, self.store)
+        self.cache = open_compute_cache(settings, self.store, self.database, self.attestations)
         self.changed = asyncio.Condition()
         """Notified when a run gets an event or ends."""
         network = loopback_network()
