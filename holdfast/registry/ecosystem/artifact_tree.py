@@ -178,7 +178,7 @@ class ArtifactTree:
         """Store a file at a path, or a folder's files into the folder there; gives the CID of what ``local`` is.
 
         Files of the same names are replaced, others stay. Symbolic links are followed: what counts is what they lead to. A folder
-        with several roots in it is one change for each. Files of one root do not get in the way of another root's folders.
+        with several roots in it is one change for each.
 
         Raises:
             Conflict: A file is where a folder must be, or the other way round; or others kept changing the same root.
@@ -194,7 +194,27 @@ class ArtifactTree:
 
     def _put(self, parts: tuple[str, ...], cid: Cid) -> None:
         length = _root_length(parts)
+        self._check_other_roots(parts, cid)
         self._change(parts[:length], lambda old: self._placed(old, parts[:length], parts[length:], cid))
+
+    def _check_other_roots(self, parts: tuple[str, ...], cid: Cid) -> None:
+        """No file of one root may stand where a folder on the way to another root is."""
+        length = _root_length(parts)
+        if length == 1:
+            ways = [(root, cid, root[len(parts) :]) for root, _ in self._roots_below(parts)]
+        else:
+            outer = self._newest(name_of(parts[:1]))
+            ways = [(parts[:length], outer.cid, parts[1:length])] if outer else []
+        for root, top, names in ways:
+            at: Cid | None = top
+            for name in names:
+                if at is None:
+                    break
+                if not self._is_folder(at):
+                    raise Conflict(
+                        f"the artifacts {'/'.join(root)!r} can't have a file in place of a folder above them"
+                    )
+                at = self._entries(at).get(name)
 
     def delete(self, path: str) -> None:
         """Remove a file, or a folder with all that is below it; nothing happens where there is none.
