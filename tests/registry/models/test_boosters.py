@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -212,7 +213,7 @@ def xgboost_tree(**changes):
 
 def test_an_xgboost_tree_that_leads_out_of_itself_is_refused():
     check_xgboost(ubj(xgboost_tree()))
-    for changes in (
+    wrong: tuple[dict[str, Any], ...] = (
         {"left_children": [3, -1, -1]},
         {"left_children": [0, -1, -1]},
         {"left_children": [-2, -1, -1]},
@@ -226,7 +227,8 @@ def test_an_xgboost_tree_that_leads_out_of_itself_is_refused():
         {"tree_param": {}},
         {"categories_segments": [0], "categories_sizes": [1]},
         {"categories_nodes": [3]},
-    ):
+    )
+    for changes in wrong:
         with pytest.raises(ValueError, match="tree"):
             check_xgboost(ubj(xgboost_tree(**changes)))
 

@@ -115,7 +115,7 @@ def test_nearly_every_estimator_of_scikit_learn_comes_back_equal_and_with_its_ci
                 found = getattr(got, method)(X)
                 dense = [each.toarray() if hasattr(each, "toarray") else each for each in (found, expected)]
                 if name in rounded:
-                    np.testing.assert_allclose(*dense, rtol=1e-12)
+                    np.testing.assert_allclose(dense[0], dense[1], rtol=1e-12)
                 else:
                     assert_equal([dense[0]], [dense[1]])
             seen += 1
