@@ -109,7 +109,12 @@ def _files_of(store: ContentStore, folder: Path) -> Cid | Mapping[str, Buffer | 
     if not any(path.is_symlink() for path in files):
         return store.add(folder, profile=profile, pin=False)
     # The hub's own folders consist of links to files elsewhere.
-    return {str(path.relative_to(folder)): store.add(path, profile=profile, pin=False) for path in files}
+    return {
+        str(path.relative_to(folder)): store.add(
+            path, profile=profile if path.suffix == ".safetensors" else None, pin=False
+        )
+        for path in files
+    }
 
 
 def _config_of(store: ContentStore, cid: Cid, record: ModelRecord) -> dict[str, Any]:

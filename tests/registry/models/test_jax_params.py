@@ -108,7 +108,7 @@ def test_keys_with_slashes_do_not_run_into_each_other(registry):
     assert same(registry.load(registry.store_model(model)), model)
 
 
-class Named(tuple):
+class Named(tuple[int, ...]):
     __slots__ = ()
 
 

@@ -115,7 +115,7 @@ def test_nearly_every_estimator_of_scikit_learn_comes_back_equal_and_with_its_ci
                 found = getattr(got, method)(X)
                 dense = [each.toarray() if hasattr(each, "toarray") else each for each in (found, expected)]
                 if name in rounded:
-                    np.testing.assert_allclose(*dense, rtol=1e-12)
+                    np.testing.assert_allclose(dense[0], dense[1], rtol=1e-12)
                 else:
                     assert_equal([dense[0]], [dense[1]])
             seen += 1
@@ -126,7 +126,7 @@ def test_birch_is_refused_when_it_is_stored_and_not_when_it_is_needed(registry, 
     from sklearn.cluster import Birch
 
     with pytest.raises(InvalidInput, match="Birch can't be stored"):
-        registry.register("b", Birch().fit(np.random.RandomState(0).rand(9, 2)))
+        registry.register("b", Birch(n_clusters=None).fit(np.random.RandomState(0).rand(9, 2)))
     assert names.entries() == []
 
 
@@ -175,12 +175,12 @@ def test_a_forest_s_file_does_not_give_away_what_was_in_memory(registry):
     X = np.random.RandomState(0).rand(100, 3)  # noqa: N806
     tree = DecisionTreeClassifier(random_state=0).fit(X, X[:, 0] > X[:, 1])
     found = [
-        np.load(io.BytesIO(part))
+        (np.load(io.BytesIO(part)), part)
         for name, part in parts(registry, registry.store_model(tree)).items()
         if name.endswith(".npy")
     ]
-    (nodes,) = [array for array in found if array.dtype.names]
-    raw = np.frombuffer(nodes.tobytes(), np.uint8).reshape(len(nodes), nodes.dtype.itemsize)
+    ((nodes, part),) = [pair for pair in found if pair[0].dtype.names]
+    raw = np.frombuffer(part[-nodes.nbytes :], np.uint8).reshape(len(nodes), nodes.dtype.itemsize)
     used = np.zeros(nodes.dtype.itemsize, bool)
     for name in nodes.dtype.names:
         kind, at = nodes.dtype.fields[name][:2]
