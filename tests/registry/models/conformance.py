@@ -128,7 +128,7 @@ class FormatConformance:
         return registry.store_model(program.make(), **self.about)
 
     def reports(self, done: subprocess.CompletedProcess[str]) -> list[list[str]]:
-        found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+        found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('["')]
         assert done.returncode == 0, (
             f"the process ended with {done.returncode} after {found}: {done.stderr[-2000:]}"
         )
