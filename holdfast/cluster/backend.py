@@ -14,6 +14,7 @@ from holdfast.registry.compute.training import known_training, remember_training
 from holdfast.registry.graph.lineage_graph import LineageGraph, lineage_graph
 from holdfast.registry.graph.made_from import MadeFrom
 from holdfast.registry.graph.training_sets import TrainingSet, training_sets
+from holdfast.registry.measurements.run_measurements import MEASUREMENTS, measured_run
 from holdfast.registry.names import Names, SqliteNames
 from holdfast.registry.opening import open_compute_cache, open_database
 from holdfast.registry.proof import Attestations, SqliteAttestations
@@ -63,6 +64,14 @@ class Backend(Protocol):
 
     def runs(self) -> list[RunStatus]:
         """All runs, newest first."""
+        ...
+
+    def events(self, run: str) -> tuple[RunStatus, list[dict[str, Any]]]:
+        """A run as it stands, and what it has reported so far.
+
+        Raises:
+            NotFound: There is no such run.
+        """
         ...
 
     def lineage(self, cid: Cid, **options: Any) -> LineageGraph:
@@ -125,7 +134,8 @@ class EmbeddedBackend:
             known = known_training(self._store, self.cache, computation) if use_cache else None
             if known is None:
                 record, model = run_embedded(spec, self._store, report)
-                result = {"run": str(record), "model": str(model)}
+                measured = measured_run(self._runs.events(run), run=run).store(self._store, pin=False)
+                result = {"run": str(record), "model": str(model), MEASUREMENTS: str(measured)}
             else:
                 result = known
                 report({"type": "cached", "from": known[CACHED_FROM]})
@@ -141,6 +151,10 @@ class EmbeddedBackend:
     def runs(self) -> list[RunStatus]:
         """All runs of this home, newest first."""
         return self._runs.all()
+
+    def events(self, run: str) -> tuple[RunStatus, list[dict[str, Any]]]:
+        """A run as it stands, and what it has reported so far."""
+        return self._runs.get(run), self._runs.events(run)
 
     def lineage(self, cid: Cid, **options: Any) -> LineageGraph:
         """What this home's registry knows of a CID's lineage."""
@@ -250,6 +264,11 @@ class MasterBackend:
             status = RunStatus.from_json(answer["run"])
             if status.state.final and not answer["events"]:
                 return status
+
+    def events(self, run: str) -> tuple[RunStatus, list[dict[str, Any]]]:
+        """A run as it stands, and what it has reported so far."""
+        answer = self._http.get(f"/api/v0/runs/{run}/events", after=0, wait_s=0)
+        return RunStatus.from_json(answer["run"]), answer["events"]
 
     def runs(self) -> list[RunStatus]:
         """All runs of the cluster, newest first."""

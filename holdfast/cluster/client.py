@@ -15,6 +15,8 @@ from holdfast.registry.compute.training import training_computation
 from holdfast.registry.dataset_manager import DatasetManager
 from holdfast.registry.graph.lineage_graph import MAX_DEPTH, MAX_NODES
 from holdfast.registry.graph.training_sets import models_with_row
+from holdfast.registry.measurements import AIMLMetricsCollector
+from holdfast.registry.measurements.run_measurements import MEASUREMENTS, measured_run
 from holdfast.registry.models.model_registry import ModelRegistry
 from holdfast.registry.opening import open_signatures
 from holdfast.registry.proof import USER_KEY, LineageNode, verify
@@ -188,6 +190,27 @@ class Client:
             seconds=(status.finished or 0.0) - (status.started or 0.0),
             cached_from=status.result.get(CACHED_FROM),
         )
+
+    def measurements(self, run: str | Run) -> AIMLMetricsCollector:
+        """What a run has reported, also while it goes on; :func:`~holdfast.registry.create_visualization` draws it.
+
+        Of a run that is done, they are the file that was stored beside its record; of one that was answered by the cache, those of the
+        run that did the work.
+
+        Args:
+            run: Its id, or what :meth:`train` gave.
+
+        Raises:
+            NotFound: There is no such run.
+        """
+        name = run if isinstance(run, str) else run.id
+        status, events = self.backend.events(name)
+        if CACHED_FROM in status.result:
+            return self.measurements(status.result[CACHED_FROM])
+        stored = status.result.get(MEASUREMENTS)
+        if stored is None:
+            return measured_run(events, run=name)
+        return AIMLMetricsCollector.load(self.store, Cid.parse(stored))
 
     def runs(self) -> list[RunStatus]:
         """All runs, newest first."""

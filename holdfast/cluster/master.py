@@ -26,6 +26,7 @@ from holdfast.config import Settings, token_for
 from holdfast.errors import Conflict, HoldfastError, InvalidInput, Unavailable
 from holdfast.registry.compute.training import known_training, remember_training, training_computation
 from holdfast.registry.graph.made_from import MadeFrom
+from holdfast.registry.measurements.run_measurements import MEASUREMENTS, measured_run
 from holdfast.registry.names import SqliteNames
 from holdfast.registry.opening import open_compute_cache, open_database
 from holdfast.registry.proof import SqliteAttestations
@@ -251,6 +252,7 @@ class Master:
             async with self._slots:
                 self.runs.start(run)
                 result = await self._drive(run, spec)
+            result |= {MEASUREMENTS: await asyncio.to_thread(self._measured, run)}
             self.runs.finish(run, RunState.DONE, result=result)
             if computation is not None:
                 await asyncio.to_thread(self._remember, computation, run, result)
@@ -263,6 +265,9 @@ class Master:
         finally:
             async with self.changed:
                 self.changed.notify_all()
+
+    def _measured(self, run: str) -> str:
+        return str(measured_run(self.runs.events(run), run=run).store(self.store, pin=False))
 
     def _remember(self, computation: Computation, run: str, result: dict[str, str]) -> None:
         if not remember_training(self.store, self.cache, computation, run, result):

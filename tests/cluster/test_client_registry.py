@@ -15,6 +15,7 @@ from holdfast.http_client import HttpClient
 from holdfast.registry import RunState
 from holdfast.registry.code import bundle_code
 from holdfast.registry.compute.training import training_computation
+from holdfast.registry.measurements import Kind
 from holdfast.registry.run_table import RunSpec
 
 from .conftest import cli_json, listening_master, run_cli
@@ -55,6 +56,30 @@ def test_the_same_training_is_answered_at_once_and_says_by_which_run(client, use
     newest = client.runs()[0]
     assert (newest.id, newest.state, newest.result["cached_from"]) == (again.id, RunState.DONE, first.id)
     assert client.models.get(str(again.model)) is not None
+
+
+def test_what_a_run_reported_is_kept_beside_its_record_and_measured_live(client, user_code):
+    live: list[int] = []
+
+    def look(_: dict[str, Any]) -> None:
+        running = client.runs()[0]
+        live.append(len(client.measurements(running.id).measurements()))
+
+    run = client.train(user_code.train, "numbers", on_event=look)
+    metrics = client.measurements(run)
+    assert [dict(m.values) for m in metrics.measurements(Kind.METRIC)] == [
+        {name: value for name, value in report.items() if name != "epoch"} for report in run.record.history
+    ]
+    assert live
+    assert live == sorted(live)
+    assert live[0] > 0
+    stored = client.runs()[0].result["measurements"]
+    assert stored not in str(client.store.get_record(run.cid)), "a record holds no times"
+    again = client.train(user_code.train, "numbers")
+    assert again.cached_from == run.id
+    assert client.measurements(again).measurements() == metrics.measurements()
+    with pytest.raises(NotFound):
+        client.measurements("run-nobody")
 
 
 def test_no_cache_really_trains_and_another_config_or_seed_is_another_training(client, user_code):

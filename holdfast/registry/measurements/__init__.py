@@ -5,6 +5,7 @@
 ``table``        all of them as an Arrow table
 ``summary``      what they come to
 ``findings``     what they show: bottlenecks and faults
+``run_measurements``  what a run reports
 ``autolog``      PyTorch and scikit-learn, measured without a line of theirs changed
 """
 
