@@ -149,7 +149,7 @@ def test_names_and_versions_are_the_same_for_every_client(cluster: Cluster, tmp_
         loaded = b.datasets.load_dataset("shared-name")
         assert loaded.cid == stored.cid
         assert loaded.to_arrow().equals(stored.to_arrow())
-        with pytest.raises(Conflict, match="never changes"):
+        with pytest.raises(Conflict, match="never means two things"):
             b.datasets.store_dataset(numbers(6), name="shared-name", version="1.0.0")
         with pytest.raises(NotFound, match="no dataset named 'nowhere'"):
             b.datasets.load_dataset("nowhere")
