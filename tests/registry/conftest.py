@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from holdfast.registry import Database, ModelRegistry, SqliteNames
+from holdfast.registry import Database, KeyRing, ModelRegistry, Signatures, SqliteNames
+from holdfast.registry.proof import SqliteAttestations
 from holdfast.storage.block_store import VerifyingStore
 from holdfast.storage.content import ContentStore
 from holdfast.storage.local.local_store import LocalStore
@@ -40,8 +41,14 @@ def names(database: Database, store: ContentStore) -> SqliteNames:
 
 
 @pytest.fixture
-def registry(store: ContentStore, names: SqliteNames) -> ModelRegistry:
-    return ModelRegistry(store, names)
+def signatures(store: ContentStore, database: Database, tmp_path: Path) -> Signatures:
+    """Of the home, with keys of its own."""
+    return Signatures(store, SqliteAttestations(database, store), KeyRing(tmp_path / "home"))
+
+
+@pytest.fixture
+def registry(store: ContentStore, names: SqliteNames, signatures: Signatures) -> ModelRegistry:
+    return ModelRegistry(store, names, signatures=signatures)
 
 
 @pytest.fixture

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from holdfast.cluster.cli import main
+from holdfast.config import load_settings
 from holdfast.errors import Conflict, Denied, InvalidInput, NotFound, Unavailable
 from holdfast.registry import ModelRegistry, open_registry
 from holdfast.registry.ecosystem.artifact_tree import ArtifactTree
 from holdfast.registry.ecosystem.mlflow_import import import_mlflow_model, import_mlflow_registry
+from holdfast.registry.opening import open_signatures
 
 _MISSING = [name for name in ("mlflow", "sqlalchemy", "alembic") if importlib.util.find_spec(name) is None]
 
@@ -59,8 +61,9 @@ def home(own_home):
 
 
 @pytest.fixture
-def models(home):
-    return ModelRegistry(*home)
+def models(home, own_home):
+    store, names = home
+    return ModelRegistry(store, names, signatures=open_signatures(load_settings(own_home), store))
 
 
 def stored_at(home, uri):
@@ -280,6 +283,9 @@ def test_importing_again_and_elsewhere_gives_the_same_cids(experiment, models, t
 def test_an_imported_model_predicts_as_before_and_only_for_who_trusts_it(experiment, models, tracking):
     log_classifier(experiment, "predicts")
     cid = import_mlflow_model(models, "models:/predicts/1", tracking_uri=tracking).cid
+    with pytest.raises(Denied):
+        models.load(cid, allow_pickle=True)
+    models._signatures.sign(cid)
     with pytest.raises(Denied):
         models.load(cid)
     assert models.load(cid, allow_pickle=True).predict(X).tolist() == Y.tolist()

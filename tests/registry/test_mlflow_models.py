@@ -57,9 +57,11 @@ def test_nothing_of_a_folder_is_run_unless_its_maker_is_trusted(registry, folder
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mlflow") is not None, reason="mlflow is installed")
-def test_loading_without_mlflow_says_which_extra_brings_it(registry, folder):
+def test_loading_without_mlflow_says_which_extra_brings_it(registry, signatures, folder):
+    cid = registry.store_model(folder)
+    signatures.sign(cid)
     with pytest.raises(Unsupported, match=r"holdfast\[mlflow\]"):
-        registry.load(registry.store_model(folder), allow_pickle=True)
+        registry.load(cid, allow_pickle=True)
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", "", "a: 2020-99-99"])
