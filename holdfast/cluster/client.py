@@ -172,10 +172,10 @@ class Client:
             raise InvalidInput(
                 f"workers={workers} and threads_per_worker={threads_per_worker} must be at least 1"
             )
-        spec = RunSpec(
-            code=bundle_code(self.store, function),
-            data=_resolve(self.backend, "dataset", dataset),
-            config=dict(config or {}),
+        spec = self._spec(
+            function,
+            dataset,
+            config=config,
             seed=seed,
             workers=workers,
             threads_per_worker=threads_per_worker,
@@ -276,7 +276,7 @@ class Client:
         from holdfast.inference.conversion import open_engine
 
         cid = self.models.resolve(str(model))
-        entry = next((entry for entry in self.models.entries() if entry.cid == cid), None)
+        entry = next(iter(self.models.search(cid=cid, limit=1)), None)
         self.models.check_signed(cid, require_signed_by)
         conversion, record = self._conversion_to_serve(cid, require_signed_by)
         served = ServedModel(
@@ -465,7 +465,27 @@ class Client:
             workers: How many.
             threads_per_worker: CPUs that each gets.
         """
-        spec = RunSpec(
+        spec = self._spec(
+            function,
+            dataset,
+            config=config,
+            seed=seed,
+            workers=workers,
+            threads_per_worker=threads_per_worker,
+        )
+        return self.cache.explain(training_computation(self.store, spec))
+
+    def _spec(
+        self,
+        function: TrainFunction,
+        dataset: str | Cid,
+        *,
+        config: Mapping[str, Any] | None,
+        seed: int,
+        workers: int,
+        threads_per_worker: int,
+    ) -> RunSpec:
+        return RunSpec(
             code=bundle_code(self.store, function),
             data=_resolve(self.backend, "dataset", dataset),
             config=dict(config or {}),
@@ -473,7 +493,6 @@ class Client:
             workers=workers,
             threads_per_worker=threads_per_worker,
         )
-        return self.cache.explain(training_computation(self.store, spec))
 
     def resolve(self, ref: str | Cid) -> Cid:
         """The CID that a reference means: a CID itself, or a model, index or dataset by name."""

@@ -6,27 +6,26 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from holdfast.registry.names import UNCHECKED, Commit, HistoryCheck, NameEntry
+from holdfast.registry.names import UNCHECKED, Commit, HistoryCheck, NameEntry, PastNames
 from holdfast.registry.names.facts import facts_to_record
-from holdfast.registry.names.searching import FOUND_AT_MOST, Search
-from holdfast.registry.names.sqlite_names import this_user
 from holdfast.registry.proof import AttestationEntry
 from holdfast.registry.proof.attestations import MAX_FIND
+from holdfast.registry.user import this_user
 from holdfast.storage.cid import Cid
 from holdfast.storage.formats.car import car_frames
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Sequence
 
     from holdfast.http_client import HttpClient
     from holdfast.registry.names import Facts
-    from holdfast.registry.names.searching import Comparison
+    from holdfast.registry.names.searching import Search
     from holdfast.storage.content import ContentStore
 
 __all__ = ["RemoteAttestations", "RemoteNames", "RemotePastNames"]
 
 
-class RemotePastNames:
+class RemotePastNames(PastNames):
     """The names that a master keeps, to be read; see :class:`~holdfast.registry.names.PastNames`.
 
     Args:
@@ -46,31 +45,8 @@ class RemotePastNames:
         """All versions of all names, newest last within a name."""
         return _entries(self._http.get("/api/v0/names", kind=kind, at=self._at))
 
-    def search(
-        self,
-        kind: str | None = None,
-        *,
-        name: str | None = None,
-        cid: Cid | str | None = None,
-        alias: str | None = None,
-        tag: Mapping[str, str] | None = None,
-        metric: Mapping[str, Comparison] | None = None,
-        dataset: Cid | str | Iterable[Cid | str] | None = None,
-        fact: Mapping[str, Comparison] | None = None,
-        limit: int | None = FOUND_AT_MOST,
-    ) -> list[NameEntry]:
-        """The versions of which everything that is given is true; see :class:`~holdfast.registry.names.PastNames`."""
-        search = Search.of(
-            kind,
-            name=name,
-            cid=cid,
-            alias=alias,
-            tag=tag,
-            metric=metric,
-            dataset=dataset,
-            fact=fact,
-            limit=limit,
-        )
+    def find(self, search: Search) -> list[NameEntry]:
+        """The versions of which everything in ``search`` is true, newest last within a name."""
         given = {"at": self._at} if self._at is not None else {}
         return _entries(self._http.post("/api/v0/names/search", search.to_json() | given))
 

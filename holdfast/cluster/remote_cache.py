@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import getpass
-import platform
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from holdfast.registry.compute.explaining import Explanation
 from holdfast.registry.compute.results import CachedResult
+from holdfast.registry.user import this_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +40,7 @@ class RemoteCache:
     def remember(self, computation: Computation, result: Cid, *, made_by: str | None = None) -> CachedResult:
         """Send a result, and note it."""
         self._publish(result)
-        who = made_by or f"{getpass.getuser()}@{platform.node()}"
+        who = made_by or this_user()
         body = _fields(computation) | {"result": str(result), "made_by": who}
         return CachedResult.from_json(self._http.post("/api/v0/computed", body))
 

@@ -107,8 +107,9 @@ def _seen(arguments: argparse.Namespace) -> None:
             row, split=arguments.split, on_unread=lambda cid, error: unread.append(f"{cid}: {error}")
         )
         named: dict[str, str] = {}
-        for entry in client.models.entries():
-            named[str(entry.cid)] = f"{entry.name}:{entry.version}"
+        for cid in {one.model for one in found}:
+            for entry in client.models.search(cid=cid, limit=None):  # the last name in order is told
+                named[str(cid)] = f"{entry.name}:{entry.version}"
     value = {
         "models": [
             {

@@ -8,7 +8,7 @@ from holdfast.errors import InvalidInput
 from holdfast.registry.graph.record_links import ANCESTORS, DATASET
 from holdfast.storage.block_store import bring_near
 from holdfast.storage.cid import DAG_CBOR, Buffer, Cid
-from holdfast.storage.formats.dag import RECORD_CODECS, decode_record, links_of
+from holdfast.storage.formats.dag import RECORD_CODECS, decode_record, links_of, links_with_paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -61,17 +61,8 @@ def links_below(cid: Cid, data: Buffer, *, amount: Amount) -> tuple[list[Below],
 
 
 def _links(cid: Cid, record: dict[str, Any], fields: tuple[str, ...]) -> list[Cid]:
-    pending = [record[field] for field in sorted(fields) if field in record]
-    found = []
-    while pending:
-        value = pending.pop()
-        if isinstance(value, Cid):
-            found.append(value)
-        elif isinstance(value, dict):
-            pending.extend(value.values())
-        elif isinstance(value, list):
-            pending.extend(value)
-    return [link for link in found if link != cid]
+    found = [link for field in sorted(fields) for _, link in links_with_paths(record.get(field))]
+    return [link for link in reversed(found) if link != cid]
 
 
 def blocks_of(store: ContentStore, roots: Iterable[Cid], *, amount: Amount) -> Iterator[tuple[Cid, Buffer]]:

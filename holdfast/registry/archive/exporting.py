@@ -130,26 +130,22 @@ def _chosen(names: Names, refs: Sequence[str] | None, kind: str | None) -> list[
     if refs is None:
         return [entry for entry in names.entries() if kind in (None, entry.kind)]
     found: dict[tuple[str, str, str], NameEntry] = {}
-    converted = {entry.name: entry for entry in names.entries(CONVERSION)}
     for ref in refs:
         for entry in _entries_of(names, ref, (kind,) if kind is not None else KINDS):
             found[entry.kind, entry.name, entry.version] = entry
-            if str(entry.cid) in converted:
-                also = converted[str(entry.cid)]
+            for also in names.search(CONVERSION, name=str(entry.cid), limit=None)[-1:]:  # the newest
                 found[also.kind, also.name, also.version] = also
     return list(found.values())
 
 
 def _entries_of(names: Names, ref: str, kinds: Sequence[str]) -> list[NameEntry]:
     wanted = Reference.parse(ref)
-    known: list[str] = []
     for kind in kinds:
-        entries = names.entries(kind)
-        of_name = [entry for entry in entries if entry.name == wanted.name]
+        of_name = names.search(kind, name=wanted.name, limit=None)
         if of_name:
             return of_name if str(wanted) == wanted.name else [names.resolve(kind, ref)]
-        known += [entry.name for entry in entries]
-    near = difflib.get_close_matches(wanted.name, set(known), n=3)
+    known = {entry.name for kind in kinds for entry in names.entries(kind)}
+    near = difflib.get_close_matches(wanted.name, known, n=3)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise NotFound(f"there is no {' or '.join(kinds)} named {wanted.name!r}{hint}")
 

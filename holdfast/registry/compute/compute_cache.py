@@ -6,8 +6,6 @@ more is a miss, and computed again.
 
 from __future__ import annotations
 
-import getpass
-import platform
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +14,7 @@ from holdfast.registry.compute.computation import Computation
 from holdfast.registry.compute.explaining import Explanation, differences
 from holdfast.registry.compute.results import CachedResult
 from holdfast.registry.graph.record_links import DATASET
+from holdfast.registry.user import this_user
 from holdfast.storage.cid import DAG_CBOR, RAW, Cid
 from holdfast.storage.formats import dag_cbor
 from holdfast.storage.formats.dag import RECORD_CODECS, decode_record, links_of
@@ -78,7 +77,7 @@ class ComputeCache:
             key=key,
             function=computation.function,
             result=result,
-            made_by=made_by or _this_user(),
+            made_by=made_by or this_user(),
             created=time.time(),
             attestation=attestation,
         )
@@ -217,7 +216,3 @@ def _of_row(row: Any) -> CachedResult:
         created=row["created"],
         attestation=Cid.parse(row["attestation"]) if row["attestation"] else None,
     )
-
-
-def _this_user() -> str:
-    return f"{getpass.getuser()}@{platform.node()}"

@@ -303,7 +303,7 @@ def _named(registry: ModelRegistry, name: str, version: str | None, cid: Cid) ->
     try:
         return registry.register(name, cid, version)
     except Conflict:
-        there = [entry for entry in registry.entries() if (entry.name, entry.version) == (name, version)]
+        there = [entry for entry in registry.search(name, limit=None) if entry.version == version]
         if there and registry.record(str(there[0].cid)).files == registry.record(str(cid)).files:
             return there[0]
         raise

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from holdfast.storage.cid import Cid
+from holdfast.storage.formats.dag import links_with_paths
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from holdfast.storage.cid import Cid
 
 __all__ = ["DATASET", "Link", "links_in", "role_name"]
 
@@ -40,7 +40,8 @@ def links_in(cid: Cid, record: Any) -> list[Link]:
     kind = record.get("kind")
     body = {name: record.get(name) for name in ANCESTORS} if kind == DATASET else record
     found: dict[Link, None] = {}
-    for role, link in _walk("", body):
+    for path, link in links_with_paths(body):
+        role = ".".join(key for key in path if isinstance(key, str))
         made = kind == RUN and role.partition(".")[0] == OUTPUTS
         found[Link(cid, role, link) if made else Link(link, role, cid)] = None
     return list(found)
@@ -50,16 +51,3 @@ def role_name(role: str) -> str:
     """The word that people read for a role: the field's name, and ``made by`` for what a run put out."""
     field = role.partition(".")[0]
     return "made by" if field == OUTPUTS else field
-
-
-def _walk(role: str, value: Any) -> Iterator[tuple[str, Cid]]:
-    pending = [(role, value)]
-    while pending:
-        name, inner = pending.pop()
-        if isinstance(inner, Cid):
-            yield name, inner
-        elif isinstance(inner, dict):
-            prefix = f"{name}." if name else ""
-            pending.extend((prefix + key, item) for key, item in reversed(inner.items()))
-        elif isinstance(inner, list):
-            pending.extend((name, item) for item in reversed(inner))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from holdfast.errors import Corrupt, Denied, InvalidInput, require
+from holdfast.registry.models.canonical import dicts_in, timeless_zip
 from holdfast.registry.models.model_format import SavedModel
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ _FILE = "model.keras"
 _SUFFIX = ".keras"
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 _WHY = "Keras models"
-_TIME = (1980, 1, 1, 0, 0, 0)
-"""The earliest that a zip file can say."""
 _HOMES = (
     "keras.constraints",
     "keras.dtype_policies",
@@ -138,7 +137,7 @@ class _Archive:
 
     def strange(self) -> Iterator[str]:
         """Full names of what is not Keras' own, or runs what the file says."""
-        for node in _dicts(self.config):
+        for node in dicts_in(self.config):
             if isinstance(node.get("vocabulary"), str):
                 yield f"{node.get('name')}.vocabulary"  # a path
             if "class_name" in node and not _is_known(node):
@@ -189,26 +188,11 @@ def _canonical(data: bytes) -> bytes:
     parts[_METADATA] = json.dumps(metadata).encode()
     config = json.loads(parts[_CONFIG])
     numbers: dict[Any, int] = {}
-    for node in _dicts(config):
+    for node in dicts_in(config):
         if "shared_object_id" in node:
             node["shared_object_id"] = numbers.setdefault(node["shared_object_id"], len(numbers) + 1)
     parts[_CONFIG] = json.dumps(config).encode()
-    written = io.BytesIO()
-    with zipfile.ZipFile(written, "w") as new:
-        for name, part in parts.items():
-            new.writestr(zipfile.ZipInfo(name, _TIME), part)
-    return written.getvalue()
-
-
-def _dicts(node: Any) -> Iterator[dict[str, Any]]:
-    waiting = [node]
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, dict):
-            yield each
-            waiting.extend(each.values())
-        elif isinstance(each, list):
-            waiting.extend(each)
+    return timeless_zip(parts.items())
 
 
 def _signature(model: Any, side: str) -> tuple[Mapping[str, Any], ...]:

@@ -178,10 +178,7 @@ class _Facts:
         self._store = store
         self._cid = cid
         self._record = record
-        self._names: dict[Cid, str] = {}
-        for kind in ("model", "dataset"):
-            for entry in names.entries(kind):  # the newest of a CID's names comes last
-                self._names[entry.cid] = f"{entry.name}:{entry.version}"
+        self._names = names
         self._run = self._loaded(record.run, RunRecord)
         data = dict.fromkeys((*record.data, *((self._run.data,) if self._run else ())))
         self._data = tuple(data)
@@ -192,8 +189,16 @@ class _Facts:
         except NotFound:
             return None
 
+    def _name(self, cid: Cid) -> str | None:
+        found = [
+            entry for kind in ("model", "dataset") for entry in self._names.search(kind, cid=cid, limit=None)
+        ]
+        return (
+            f"{found[-1].name}:{found[-1].version}" if found else None
+        )  # the newest of a CID's names comes last
+
     def _called(self, cid: Cid) -> str:
-        return self._names.get(cid, str(cid))
+        return self._name(cid) or str(cid)
 
     def _metrics(self) -> dict[str, float]:
         return {
@@ -277,7 +282,8 @@ class _Facts:
             yield "Class", f"{_escape(code.entry)} `{record.code}`"
 
     def _linked(self, cid: Cid) -> str:
-        return f"{_escape(self._names[cid])} `{cid}`" if cid in self._names else f"`{cid}`"
+        name = self._name(cid)
+        return f"{_escape(name)} `{cid}`" if name is not None else f"`{cid}`"
 
     def _signature(self) -> str:
         rows = [

@@ -55,9 +55,10 @@ class ModelRegistry:
             from holdfast.config import load_settings
             from holdfast.registry.opening import open_registry, open_signatures
 
-            opened_store, opened_names = open_registry()
+            settings = load_settings()
+            opened_store, opened_names = open_registry(settings)
             store, names = store or opened_store, names or opened_names
-            signatures = signatures or open_signatures(load_settings(), store)
+            signatures = signatures or open_signatures(settings, store)
         self._store = store
         self._names = names
         self._publish = publish or (lambda _: None)

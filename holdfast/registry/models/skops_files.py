@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from holdfast.registry.models.canonical import dicts_in, timeless_zip
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -20,8 +22,6 @@ __all__ = ["SkopsFile", "canonical"]
 _SCHEMA = "schema.json"
 _FIRST_PROTOCOL = 2
 """What skops reads differently in files of earlier ones, nobody has stored with holdfast."""
-_TIME = (1980, 1, 1, 0, 0, 0)
-"""The earliest that a zip file can say."""
 _ADDRESSES = frozenset({"_stop_words_id"})
 """Attributes that hold an address in memory: scikit-learn compares it, and looks again where it is another one."""
 
@@ -56,7 +56,7 @@ class SkopsFile:
 
     def nodes(self) -> Iterator[dict[str, Any]]:
         """Everything in the schema that looks like a node, wherever it stands."""
-        return (each for each in _dicts(self.schema) if "__loader__" in each)
+        return (each for each in dicts_in(self.schema) if "__loader__" in each)
 
     def loaders(self) -> dict[str, set[str]]:
         """For each type in the file, by full name, how it would be made."""
@@ -82,7 +82,7 @@ class SkopsFile:
     def _check_ids(self) -> None:
         # skops takes the first node of an id for all others that have it: what is checked must be what is made.
         first: dict[Any, dict[str, Any]] = {}
-        for node in _dicts(self.schema):
+        for node in dicts_in(self.schema):
             key = node.get("__id__")
             if key is not None and first.setdefault(key, node) != node:
                 raise ValueError(f"the id {key!r:.50} belongs to two objects")
@@ -100,15 +100,11 @@ def canonical(data: bytes) -> bytes:
         _settle(schema)
         files: dict[str, str] = {}
         _Numbers().number(schema, files)
-        written = io.BytesIO()
-        with zipfile.ZipFile(written, "w") as new:
-            for name, numbered in files.items():
-                part = old.read(name)
-                new.writestr(
-                    zipfile.ZipInfo(numbered, _TIME), _unpadded(part) if name.endswith(".npy") else part
-                )
-            new.writestr(zipfile.ZipInfo(_SCHEMA, _TIME), json.dumps(schema, indent=2))
-    return written.getvalue()
+        parts = [
+            (numbered, _unpadded(old.read(name)) if name.endswith(".npy") else old.read(name))
+            for name, numbered in files.items()
+        ]
+    return timeless_zip([*parts, (_SCHEMA, json.dumps(schema, indent=2))])
 
 
 class _Numbers:
@@ -140,7 +136,7 @@ class _Numbers:
 
 def _settle(node: Any) -> None:
     """Put sets in order, and leave addresses out."""
-    for each in _dicts(node):
+    for each in dicts_in(node):
         content = each.get("content")
         if each.get("__loader__") == "SetNode" and isinstance(content, list):
             content.sort(key=lambda item: json.dumps({k: v for k, v in item.items() if k != "__id__"}))
@@ -150,17 +146,6 @@ def _settle(node: Any) -> None:
         elif type_of(each) in _COUNTING and isinstance(content, dict):
             for counter in content["content"][_COUNTERS]:
                 counter["content"] = "0"
-
-
-def _dicts(node: Any) -> Iterator[dict[str, Any]]:
-    waiting = [node]
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, dict):
-            yield each
-            waiting.extend(each.values())
-        elif isinstance(each, list):
-            waiting.extend(each)
 
 
 def _array(part: bytes) -> np.ndarray[Any, Any]:

@@ -6,19 +6,17 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import NotFound
-from holdfast.registry.names.names import NameEntry
+from holdfast.registry.names.names import NameEntry, PastNames
 from holdfast.registry.names.references import Reference
-from holdfast.registry.names.searching import FOUND_AT_MOST, Search
 from holdfast.registry.names.suggestions import unknown_name, unknown_version
 from holdfast.registry.versions import RELEASE, TRIPLE_BYTES
 from holdfast.storage.cid import Cid
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Mapping
 
     from holdfast.registry.database import Database
-    from holdfast.registry.names.searching import Comparison
+    from holdfast.registry.names.searching import Search
     from holdfast.registry.versions import VersionRange
 
 __all__ = ["NameTable"]
@@ -43,7 +41,7 @@ _IN_RANGE = (
 _ORDER = "ORDER BY v.kind, v.name, v.sort_key"
 
 
-class NameTable:
+class NameTable(PastNames):
     """The names in a database, as far as they can be read; see :class:`~holdfast.registry.names.names.PastNames`."""
 
     def __init__(self, database: Database) -> None:
@@ -71,33 +69,6 @@ class NameTable:
     def entries(self, kind: str | None = None) -> list[NameEntry]:
         """All versions of all names, newest last within a name."""
         return self.search(kind, limit=None)
-
-    def search(
-        self,
-        kind: str | None = None,
-        *,
-        name: str | None = None,
-        cid: Cid | str | None = None,
-        alias: str | None = None,
-        tag: Mapping[str, str] | None = None,
-        metric: Mapping[str, Comparison] | None = None,
-        dataset: Cid | str | Iterable[Cid | str] | None = None,
-        fact: Mapping[str, Comparison] | None = None,
-        limit: int | None = FOUND_AT_MOST,
-    ) -> list[NameEntry]:
-        """The versions of which everything that is given is true; see :class:`PastNames`."""
-        search = Search.of(
-            kind,
-            name=name,
-            cid=cid,
-            alias=alias,
-            tag=tag,
-            metric=metric,
-            dataset=dataset,
-            fact=fact,
-            limit=limit,
-        )
-        return self.find(search)
 
     def find(self, search: Search) -> list[NameEntry]:
         """The versions of which everything in ``search`` is true, newest last within a name."""

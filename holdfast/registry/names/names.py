@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from holdfast.errors import InvalidInput
-from holdfast.registry.names.searching import FOUND_AT_MOST
+from holdfast.registry.names.searching import FOUND_AT_MOST, Search
 from holdfast.storage.cid import Cid
 
 if TYPE_CHECKING:
@@ -113,6 +113,21 @@ class PastNames(Protocol):
         Raises:
             InvalidInput: A condition can't be compared.
         """
+        search = Search.of(
+            kind,
+            name=name,
+            cid=cid,
+            alias=alias,
+            tag=tag,
+            metric=metric,
+            dataset=dataset,
+            fact=fact,
+            limit=limit,
+        )
+        return self.find(search)
+
+    def find(self, search: Search) -> list[NameEntry]:
+        """The versions of which everything in ``search`` is true, newest last within a name."""
         ...
 
 

@@ -31,7 +31,7 @@ _COLUMNS = {"aliases": "kind, name, version", "tags": "of", "facts": "of"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """What is looked for; all of it must be true. See :meth:`NamesView.search`.
+    """What is looked for; all of it must be true. See :meth:`~holdfast.registry.names.PastNames.search`.
 
     Raises:
         InvalidInput: A condition can't be compared.
@@ -59,7 +59,7 @@ class Search:
         fact: Mapping[str, Comparison] | None = None,
         **others: Any,
     ) -> Search:
-        """The search that the arguments of :meth:`NamesView.search` describe."""
+        """The search that the arguments of :meth:`~holdfast.registry.names.PastNames.search` describe."""
         if isinstance(dataset, (Cid, str)):
             dataset = [dataset]
         cids = None if dataset is None else tuple(Cid.parse(each) for each in dataset)

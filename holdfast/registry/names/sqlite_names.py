@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 from contextlib import closing, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +19,7 @@ from holdfast.registry.names.references import (
     checked_word,
 )
 from holdfast.registry.names.transaction import Transaction, hold_label, is_needed
+from holdfast.registry.user import this_user
 from holdfast.storage.cid import Cid
 
 if TYPE_CHECKING:
@@ -32,18 +30,9 @@ if TYPE_CHECKING:
     from holdfast.registry.names.history import Commit, HistoryCheck
     from holdfast.storage.content import ContentStore
 
-__all__ = ["SqliteNames", "this_user"]
+__all__ = ["SqliteNames"]
 
 MAX_WHO_CHARACTERS = 200
-
-
-def this_user() -> str:
-    """Who runs this process: ``user@host``."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = f"uid {os.getuid()}"  # containers run as numbers that have no name
-    return f"{user}@{socket.gethostname()}"
 
 
 class SqliteNames(NameTable):

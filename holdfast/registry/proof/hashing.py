@@ -13,7 +13,7 @@ from holdfast.errors import Corrupt, HoldfastError
 from holdfast.registry.proof.lineage_node import Fault
 from holdfast.storage.block_store import SupportsMap, bring_near
 from holdfast.storage.cid import DAG_PB, RAW, Cid
-from holdfast.storage.formats.dag import decode_record, links_of
+from holdfast.storage.formats.dag import decode_record, links_of, links_with_paths
 from holdfast.storage.formats.dag_pb import decode_node
 
 if TYPE_CHECKING:
@@ -66,14 +66,8 @@ class _Inner:
 
 
 def named_links(value: object) -> Iterator[tuple[str, Cid]]:
-    """Yield every link in a record's value with the fields on the way to it, such as ``outputs.files``, in order."""
-    if not isinstance(value, (dict, list)):
-        return
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-        if isinstance(item, Cid):
-            yield str(key), item
-        else:
-            yield from ((f"{key}.{rest}", link) for rest, link in named_links(item))
+    """Every link in a record's value with the fields on the way to it, such as ``outputs.files``, in order."""
+    return ((".".join(map(str, path)), link) for path, link in links_with_paths(value))
 
 
 def _stated_sizes(cid: Cid, data: bytes, count: int) -> list[int | None]:
@@ -88,8 +82,7 @@ def _link_names(node: _Inner) -> list[str]:
         with suppress(Corrupt):
             return [link.name or str(at) for at, link in enumerate(decode_node(node.data).links)]
         return [str(at) for at in range(len(node.links))]
-    value = decode_record(node.cid, node.data)
-    return [""] if isinstance(value, Cid) else [name for name, _ in named_links(value)]
+    return [name for name, _ in named_links(decode_record(node.cid, node.data))]
 
 
 class BlockHasher:

@@ -13,7 +13,7 @@ from holdfast.storage.formats.dag_pb import link_cids
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["RECORD_CODECS", "decode_record", "links_of", "reachable"]
+__all__ = ["RECORD_CODECS", "decode_record", "links_of", "links_with_paths", "reachable"]
 
 _DECODERS: dict[int, Callable[[Buffer], Any]] = {
     DAG_CBOR: dag_cbor.decode,
@@ -61,6 +61,19 @@ def links_of(cid: Cid, data: Buffer) -> list[Cid]:
         elif isinstance(value, list):
             pending.extend(reversed(value))
     return found
+
+
+def links_with_paths(value: object) -> Iterator[tuple[tuple[str | int, ...], Cid]]:
+    """Yield every link in a record's value, in order, with the keys and the places in lists on the way to it."""
+    pending: list[tuple[tuple[str | int, ...], object]] = [((), value)]
+    while pending:
+        path, each = pending.pop()
+        if isinstance(each, Cid):
+            yield path, each
+        elif isinstance(each, dict):
+            pending.extend(((*path, key), item) for key, item in reversed(each.items()))
+        elif isinstance(each, list):
+            pending.extend(((*path, at), each[at]) for at in reversed(range(len(each))))
 
 
 def reachable(
