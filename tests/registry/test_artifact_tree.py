@@ -316,6 +316,8 @@ _ACTION = st.tuples(
     actions=[("put", "a", 0), ("put", "a/artifacts/b", 0), ("delete", "a", 0), ("put", "a/artifacts/b", 1)]
 )
 @example(actions=[("put", "artifacts", 0), ("delete", "artifacts", 0), ("put", "artifacts", 0)])
+@example(actions=[("put", "a/a/a", 0), ("delete", "a/a/a", 0), ("put", "a", 0)])
+@example(actions=[("put", "a/artifacts/a/a", 0), ("delete", "a/artifacts/a/a", 0), ("put", "a", 0)])
 def test_any_order_of_changes_leaves_what_a_plain_file_system_would(actions, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     store, names = open_registry(folder / "home")

@@ -262,8 +262,7 @@ class ArtifactTree:
         if old is None and not parts:
             return new
         if not parts and not self._is_folder(new):
-            # What was emptied is in nobody's way.
-            if old is not None and self._is_folder(old) and self._entries(old):
+            if old is not None and self._is_folder(old) and self._has_files(old):
                 raise Conflict(
                     f"the artifact {'/'.join(above)!r} is a folder, and can't be replaced by a file"
                 )
@@ -324,17 +323,21 @@ class ArtifactTree:
             return None
 
     def _roots_below(self, parts: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], NameEntry]]:
-        """The roots inside a folder, with their newest versions; not those that are empty."""
+        """The roots inside a folder, with their newest versions; not those without a file."""
         if _root_length(parts) > 1:
             return
         front = f"{name_of(parts)}."
         newest = {entry.name: entry for entry in self._names.entries(KIND) if entry.name.startswith(front)}
         for name, entry in newest.items():
-            if not self._is_folder(entry.cid) or self._entries(entry.cid):
+            if self._has_files(entry.cid):
                 yield path_of(name), entry
 
     def _is_folder(self, cid: Cid) -> bool:
         return cid.codec != RAW and self._store.stat(cid).kind == "directory"
+
+    def _has_files(self, cid: Cid) -> bool:
+        """Whether it is a file, or one is in it at any depth: folders of folders that were emptied are in nobody's way."""
+        return not self._is_folder(cid) or any(map(self._has_files, self._entries(cid).values()))
 
     def _entries(self, cid: Cid) -> dict[str, Cid]:
         return {entry.name: entry.cid for entry in self._store.ls(cid)}
