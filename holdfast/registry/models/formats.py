@@ -22,6 +22,7 @@ _FORMATS = (
     ("keras", "keras", "keras_models:KerasModels"),
     ("pytorch", "safetensors", "torch_modules:TorchModules"),
     ("pytorch", "state-dict", "tensor_files:TensorFiles"),
+    ("pytorch", "exported-program", "exported_programs:ExportedPrograms"),
     ("xgboost", "ubjson", "boosters:XgboostBoosters"),
     ("xgboost", "skops", "boosters:XgboostEstimators"),
     ("lightgbm", "text", "boosters:LightgbmBoosters"),
@@ -57,9 +58,9 @@ def format_for(model: Any, framework: str | None = None) -> ModelFormat:
             return found
     asked = f" of {framework}" if framework else ""
     raise Unsupported(
-        f"{model!r:.100} ({type(model).__name__}) is no model{asked} that can be stored: give a torch module or state dict, a "
+        f"{model!r:.100} ({type(model).__name__}) is no model{asked} that can be stored: give a torch module, state dict or exported program, a "
         "scikit-learn estimator, a booster of XGBoost or LightGBM, an ONNX graph, a Keras or transformers model, a tree of JAX "
-        "arrays, or the Path of a .safetensors, .onnx or .keras file or of a transformers folder"
+        "arrays, or the Path of a .safetensors, .pt2, .onnx or .keras file or of a transformers folder"
     )
 
 

@@ -128,9 +128,9 @@ class ModelRegistry:
 
         Args:
             model: A torch module (its class at the top level of an importable module; if the constructor takes arguments, the
-                module keeps them as a dict in its attribute ``config``); a torch state dict; a scikit-learn estimator; an ONNX
-                graph; a transformers model; or the ``pathlib.Path`` of a ``.safetensors`` or ``.onnx`` file, or of a
-                transformers folder.
+                module keeps them as a dict in its attribute ``config``); a torch state dict; an exported program; a
+                scikit-learn estimator; an ONNX graph; a transformers or Keras model; a booster; a tree of JAX arrays; or the
+                ``pathlib.Path`` of a ``.safetensors``, ``.pt2``, ``.onnx`` or ``.keras`` file, or of a transformers folder.
             model_type: What its makers call it, such as ``resnet50``.
             framework: Where a model could be of several: ``pytorch``, ``sklearn``, ... ``pickle`` takes any object, and is opened
                 again for trusted signers only.
@@ -197,7 +197,7 @@ class ModelRegistry:
             cid: The manifest.
             trust_code: Run the model's recorded source where it is not installed here.
             trusted_types: Types, by full name, that an estimator may have in it besides the known ones.
-            allow_pickle: Open pickles for which somebody vouches whom this home trusts.
+            allow_pickle: Open pickles, and other files that run what they say, for which somebody vouches whom this home trusts.
             require_signed_by: Names or keys, one of which must have signed the model, besides what the home requires
                 (``registry.require_signed_by``).
 

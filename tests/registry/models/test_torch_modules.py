@@ -11,10 +11,10 @@ from safetensors.torch import save as library_save
 from torch import nn
 
 from holdfast.errors import Corrupt, InvalidInput
-from holdfast.registry import load_weights, store_weights
+from holdfast.registry import ModelRecord, load_record, load_weights, store_weights
 from holdfast.registry.models.safetensors_files import StoredTensors
 from holdfast.registry.models.torch_modules import constructor_config, read_tensors, store_state
-from tests.registry.models.conformance import FormatConformance
+from tests.registry.models.conformance import FormatConformance, assert_equal
 
 
 class TestTorchModules(FormatConformance):
@@ -78,6 +78,71 @@ class TestOnnxModels(FormatConformance):
             session = onnxruntime.InferenceSession(model.SerializeToString())
             return session.run(None, {"x": np.ones((2, 3), "float32")})
     """
+
+
+class TestExportedPrograms(FormatConformance):
+    framework, format, file = "pytorch", "exported-program", "model.pt2"
+    trust = {"allow_pickle": True}  # noqa: RUF012 -- a ClassVar in the base
+    program = """
+        import torch
+        from torch import nn
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.out = nn.Linear(4, 3)
+                self.register_buffer("scale", torch.arange(3.0))
+
+            def forward(self, x):
+                return torch.cond(x.sum() > 0, lambda x: self.out(x) * self.scale, lambda x: self.out(-x), (x,))
+
+        def make():
+            torch.manual_seed(0)
+            batch = torch.export.Dim("batch", min=1, max=64)
+            return torch.export.export(Net().eval(), (torch.ones(2, 4),), dynamic_shapes=({0: batch},))
+
+        def outputs(program):
+            model = program.module()
+            with torch.no_grad():
+                return [model(sign * torch.arange(20.0).reshape(5, 4)).numpy() for sign in (1, -1)]
+    """
+
+    def test_it_says_what_it_takes_and_not_where_it_was_made(self, registry, store, program_file):
+        program = program_file.make()
+        entry = registry.register("program", program)
+        record = registry.record("program")
+        assert [dict(each) for each in record.inputs] == [{"name": "x", "dtype": "float32", "shape": [4]}]
+        data = bytes(store.open(store.resolve(f"{record.files}/{self.file}")))
+        assert b"models_of_this_test.py" not in data
+        assert any(
+            "models_of_this_test.py" in node.meta.get("stack_trace", "") for node in program.graph.nodes
+        )
+        assert registry.store_model(program) == entry.cid
+
+    def test_a_file_of_one_is_kept_as_it_is(self, registry, signatures, program_file, tmp_path):
+        program = program_file.make()
+        torch.export.save(program, tmp_path / "program.pt2")
+        cid = registry.store_model(tmp_path / "program.pt2")
+        registry.save_files(cid, tmp_path / "out")
+        assert (tmp_path / "out" / self.file).read_bytes() == (tmp_path / "program.pt2").read_bytes()
+        signatures.sign(cid)
+        assert_equal(
+            program_file.outputs(registry.load(cid, allow_pickle=True)), program_file.outputs(program)
+        )
+        (tmp_path / "text.pt2").write_text("no program")
+        with pytest.raises(InvalidInput, match="is no exported program"):
+            registry.store_model(tmp_path / "text.pt2")
+
+    @pytest.mark.parametrize("part", [0, 1, 2, 3])
+    def test_what_a_trusted_hand_has_signed_and_is_no_program_is_corrupt(
+        self, registry, store, signatures, program_file, part
+    ):
+        record = load_record(store, self.stored(registry, program_file), ModelRecord)
+        good = bytes(store.open(store.resolve(f"{record.files}/{self.file}")))
+        cid = self.with_file(store, record, good[: len(good) * part // 4])
+        signatures.sign(cid)
+        with pytest.raises(Corrupt, match="can't be opened"):
+            registry.load(cid, allow_pickle=True)
 
 
 class TestPickledModels(FormatConformance):
