@@ -43,7 +43,7 @@ class _Registry:
         self.store.close()
 
 
-class HoldfastArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # mlflow may not be installed
+class HoldfastArtifactRepository(ArtifactRepository):
     """MLflow's artifacts below one URI, in the home ``$HOLDFAST_HOME``.
 
     Args:

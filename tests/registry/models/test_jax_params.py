@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -142,7 +144,7 @@ def test_flax_s_trees_are_taken(registry):
     from flax import nnx
     from flax.core import FrozenDict
 
-    frozen = FrozenDict({"params": {"w": jnp.arange(3.0)}})
+    frozen: FrozenDict[str, Any] = FrozenDict({"params": {"w": jnp.arange(3.0)}})
     got = registry.load(registry.store_model(frozen))
     assert type(got) is FrozenDict
     assert same(dict(got["params"]), dict(frozen["params"]))

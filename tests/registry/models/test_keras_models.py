@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
+from importlib.util import find_spec
 
 import pytest
 
 from holdfast.errors import Corrupt, Denied
 from holdfast.registry import ModelRecord
 from tests.registry.models.conformance import FormatConformance
+
+if find_spec("tensorflow") is None:
+    os.environ.setdefault("KERAS_BACKEND", "torch")  # what Keras takes unasked is TensorFlow
 
 
 class TestKerasModels(FormatConformance):
@@ -28,6 +33,7 @@ class TestKerasModels(FormatConformance):
             h = keras.layers.Dropout(0.5)(keras.layers.BatchNormalization()(h)) + 1.0
             model = keras.Model(x, keras.layers.Dense(1)(h))
             model.compile("adam", "mse")
+            model.optimizer.build(model.trainable_variables)  # else Keras warns at loading that it has no state
             return model
 
         def outputs(model):
