@@ -496,19 +496,14 @@ class Client:
 
     def resolve(self, ref: str | Cid) -> Cid:
         """The CID that a reference means: a CID itself, or a model, index or dataset by name."""
-        for kind in ("model", "index"):
-            try:
-                return _resolve(self.backend, kind, ref)
-            except LookupError:
-                continue
-        return _resolve(self.backend, "dataset", ref)
+        return _resolve(self.backend, None, ref)
 
     def status(self) -> dict[str, Any]:
         """Nodes, names and runs, as plain values."""
         return self.backend.status()
 
 
-def _resolve(backend: Backend, kind: str, ref: str | Cid) -> Cid:
+def _resolve(backend: Backend, kind: str | None, ref: str | Cid) -> Cid:
     if isinstance(ref, Cid):
         return ref
     try:

@@ -57,7 +57,7 @@ class _NamesApi:
         return _answer(await self._read(request.query.get("at"), lambda names: names.entries(kind)))
 
     async def resolve(self, request: web.Request) -> web.Response:
-        kind, ref = _asked(request, "kind", "ref")
+        kind, (ref,) = request.query.get("kind"), _asked(request, "ref")
         entry = await self._read(request.query.get("at"), lambda names: names.resolve(kind, ref))
         return web.json_response(entry.to_json())
 
@@ -88,7 +88,7 @@ class _NamesApi:
             # A name must never point to nothing: the record is here, or is fetched now.
             record = self._master.store.get_record(cid)
             if not isinstance(record, dict) or record.get("kind") != body["kind"]:
-                raise InvalidInput(f"{cid} is not a {body['kind']}")
+                raise InvalidInput(f"{cid} is no {body['kind']}")
             entry = self._by(body).register(body["kind"], body["name"], body["version"], cid, facts)
             return entry.to_json()
 

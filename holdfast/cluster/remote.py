@@ -37,7 +37,7 @@ class RemotePastNames(PastNames):
         self._http = http
         self._at = at
 
-    def resolve(self, kind: str, ref: str) -> NameEntry:
+    def resolve(self, kind: str | None, ref: str) -> NameEntry:
         """The version that a reference means."""
         return NameEntry.from_json(self._http.get("/api/v0/names/resolve", kind=kind, ref=ref, at=self._at))
 

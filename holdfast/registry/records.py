@@ -70,7 +70,8 @@ class Record:
         """
         kind = value.get("kind") if isinstance(value, dict) else None
         if kind != cls.kind:
-            raise InvalidInput(f"{cid} is not a {cls.kind} but {f'a {kind}' if kind else 'another record'}")
+            told = f"its kind is {kind!r}" if kind else "it is another record"
+            raise InvalidInput(f"{cid} is no {cls.kind}: {told}")
         schema = value.get("schema")
         if type(schema) is not int or schema < 1:
             raise Corrupt(f"the {cls.kind} record {cid} does not say which version of its format it has")

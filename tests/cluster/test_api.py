@@ -103,7 +103,7 @@ def test_names_over_http_are_the_names_of_the_master(master, api):
     assert master.names.resolve("model", "m").cid == cid
     with pytest.raises(NotFound):
         api.get("/api/v0/names/resolve", kind="model", ref="other")
-    with pytest.raises(InvalidInput, match="kind and ref"):
+    with pytest.raises(InvalidInput, match="needs the query arguments ref"):
         api.get("/api/v0/names/resolve", kind="model")
 
 

@@ -163,7 +163,7 @@ def test_a_name_can_never_point_to_nothing(cluster: Cluster, tmp_path: Path):
         http.post("/api/v0/names", body)
     with cluster.connect(tmp_path / "client") as client:
         data = client.datasets.store_dataset(numbers(7))
-        with pytest.raises(InvalidInput, match="is not a model"):
+        with pytest.raises(InvalidInput, match="is no model"):
             http.post("/api/v0/names", {**body, "cid": str(data.cid)})
 
 

@@ -60,7 +60,7 @@ def test_what_a_stranger_sends_is_refused_and_never_breaks_the_table(master, htt
     for change in changes:
         with pytest.raises(InvalidInput):
             http.post("/api/v0/names", {**good, **change})
-    with pytest.raises(InvalidInput, match="is not a dataset"):
+    with pytest.raises(InvalidInput, match="is no dataset"):
         http.post("/api/v0/names", {**good, "kind": "dataset"})
     for path, body in {
         "names/search": {"unknown": 1},

@@ -56,6 +56,33 @@ class NamesConformance:
         assert [entry.version for entry in names.entries()] == ["1.0.0"]
         assert len(names.history()) == 1
 
+    def test_a_reference_without_a_kind_means_the_first_kind_that_has_it(self, names, thing):
+        model, index = thing(1), thing(2, "index")
+        names.register("index", "digits", "1.0.0", index)
+        names.register("index", "digits", "2.0.0", index)
+        names.register("model", "digits", "1.0.0", model)
+        names.register("index", "neighbours", "1.0.0", index)
+        assert names.resolve(None, "digits").cid == model
+        assert names.resolve(None, "digits:2.0.0").cid == index
+        assert names.resolve(None, "neighbours").cid == index
+        with pytest.raises(
+            NotFound, match=r"no model digits:3\.0\.0; digits has :1\.0\.0; there is no index digits:3"
+        ):
+            names.resolve(None, "digits:3.0.0")
+        with pytest.raises(
+            NotFound,
+            match="no model or index or dataset named 'digit'; there is model digits, index digits, index neighbours",
+        ):
+            names.resolve(None, "digit")
+        for number in range(30):
+            names.register("model", f"other{number}", "1.0.0", model)
+        with pytest.raises(NotFound, match="the nearest are index digits, model digits"):
+            names.resolve(None, "digit")
+        names.rename("index", "digits", "numbers")
+        names.rename("model", "digits", "net")
+        with pytest.raises(NotFound, match="named 'digits' any more: the model was renamed to 'net'"):
+            names.resolve(None, "digits")
+
     def test_an_unknown_name_is_answered_with_what_is_like_it(self, names, thing):
         for number in range(30):
             names.register("model", f"digits-{number:02}", None, thing(number))

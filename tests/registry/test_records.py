@@ -169,10 +169,10 @@ def test_a_field_of_another_type_is_corrupt(store, record, wrong):
 
 def test_a_record_of_another_kind_is_not_taken_for_this_one(store):
     code = GOLDEN["code"].store(store)
-    with pytest.raises(InvalidInput, match=f"{code} is not a model but a code"):
+    with pytest.raises(InvalidInput, match=f"{code} is no model: its kind is 'code'"):
         load_record(store, code, ModelRecord)
     for other in ([1, 2], "text", 5, None, {}, {"kind": None}):
-        with pytest.raises(InvalidInput, match="is not a model but another record"):
+        with pytest.raises(InvalidInput, match="is no model: it is another record"):
             load_record(store, store.put_record(other), ModelRecord)
     with pytest.raises(InvalidInput, match="not a record"):
         load_record(store, store.add_bytes(b"a file"), ModelRecord)

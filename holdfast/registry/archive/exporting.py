@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from holdfast.errors import Conflict, NotFound, disk_errors
 from holdfast.registry.archive.archive_record import ArchivedName, ArchiveRecord
 from holdfast.registry.archive.contents import blocks_of, check_amount
-from holdfast.registry.names import Reference
 from holdfast.storage.formats.car import car_frames
 
 if TYPE_CHECKING:
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Exported", "archive_of", "export_archive"]
 
-KINDS = ("model", "index", "dataset")
-"""Where a reference is looked for, in this order."""
 CONVERSION = "conversion"
 
 
@@ -131,23 +127,17 @@ def _chosen(names: Names, refs: Sequence[str] | None, kind: str | None) -> list[
         return [entry for entry in names.entries() if kind in (None, entry.kind)]
     found: dict[tuple[str, str, str], NameEntry] = {}
     for ref in refs:
-        for entry in _entries_of(names, ref, (kind,) if kind is not None else KINDS):
+        for entry in _entries_of(names, ref, kind):
             found[entry.kind, entry.name, entry.version] = entry
             for also in names.search(CONVERSION, name=str(entry.cid), limit=None)[-1:]:  # the newest
                 found[also.kind, also.name, also.version] = also
     return list(found.values())
 
 
-def _entries_of(names: Names, ref: str, kinds: Sequence[str]) -> list[NameEntry]:
-    wanted = Reference.parse(ref)
-    for kind in kinds:
-        of_name = names.search(kind, name=wanted.name, limit=None)
-        if of_name:
-            return of_name if str(wanted) == wanted.name else [names.resolve(kind, ref)]
-    known = {entry.name for kind in kinds for entry in names.entries(kind)}
-    near = difflib.get_close_matches(wanted.name, known, n=3)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    raise NotFound(f"there is no {' or '.join(kinds)} named {wanted.name!r}{hint}")
+def _entries_of(names: Names, ref: str, kind: str | None) -> list[NameEntry]:
+    """What a reference means; of a name alone all versions."""
+    entry = names.resolve(kind, ref)
+    return names.search(entry.kind, name=entry.name, limit=None) if ref == entry.name else [entry]
 
 
 def _commits(names: Names, entries: list[NameEntry]) -> list[Cid]:

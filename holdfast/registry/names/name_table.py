@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import NotFound
-from holdfast.registry.names.names import NameEntry, PastNames
+from holdfast.registry.names.names import KINDS, NameEntry, PastNames
 from holdfast.registry.names.references import Reference
 from holdfast.registry.names.suggestions import unknown_name, unknown_version
 from holdfast.registry.versions import RELEASE, TRIPLE_BYTES
@@ -14,6 +14,7 @@ from holdfast.storage.cid import Cid
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Sequence
 
     from holdfast.registry.database import Database
     from holdfast.registry.names.searching import Search
@@ -36,8 +37,7 @@ _IN_RANGE = (
     f"AND (substr(v.sort_key, {TRIPLE_BYTES + 1}) = x'{RELEASE.hex()}' OR substr(v.sort_key, 1, {TRIPLE_BYTES}) IN (%s)) "
     "ORDER BY v.sort_key DESC LIMIT 1"
 )
-
-
+_KINDS = "SELECT DISTINCT kind FROM names WHERE name = ?"
 _ORDER = "ORDER BY v.kind, v.name, v.sort_key"
 
 
@@ -51,20 +51,14 @@ class NameTable(PastNames):
         """Close the database that the names are in."""
         self._database.close()
 
-    def resolve(self, kind: str, ref: str) -> NameEntry:
+    def resolve(self, kind: str | None, ref: str) -> NameEntry:
         """The version that a reference means; see :class:`PastNames`."""
         wanted = Reference.parse(ref)
-        if wanted.alias is not None:
-            rows = self._database.rows(_BY_ALIAS, (kind, wanted.name, wanted.alias))
-        elif wanted.version is None:
-            rows = self._database.rows(_NEWEST, (kind, wanted.name))
-        elif (among := wanted.range) is not None:
-            rows = self._in_range(kind, wanted.name, among)
-        else:
-            rows = self._database.rows(_EXACT, (kind, wanted.name, wanted.version))
-        if not rows:
-            raise self._not_found(kind, wanted)
-        return _entry(rows[0])
+        kinds = KINDS if kind is None else (kind,)
+        for each in kinds:
+            if rows := self._meant(each, wanted):
+                return _entry(rows[0])
+        raise self._not_found(kinds, wanted)
 
     def entries(self, kind: str | None = None) -> list[NameEntry]:
         """All versions of all names, newest last within a name."""
@@ -92,8 +86,17 @@ class NameTable(PastNames):
         else:
             rows = self._database.rows(_EXACT, (kind, name, version))
         if not rows:
-            raise self._not_found(kind, Reference(name, version))
+            raise self._not_found((kind,), Reference(name, version))
         return [_entry(row) for row in rows]
+
+    def _meant(self, kind: str, wanted: Reference) -> list[sqlite3.Row]:
+        if wanted.alias is not None:
+            return self._database.rows(_BY_ALIAS, (kind, wanted.name, wanted.alias))
+        if wanted.version is None:
+            return self._database.rows(_NEWEST, (kind, wanted.name))
+        if (among := wanted.range) is not None:
+            return self._in_range(kind, wanted.name, among)
+        return self._database.rows(_EXACT, (kind, wanted.name, wanted.version))
 
     def _in_range(self, kind: str, name: str, among: VersionRange) -> list[sqlite3.Row]:
         pre = sorted(among.pre_release_of)
@@ -101,10 +104,11 @@ class NameTable(PastNames):
             _IN_RANGE % ", ".join("?" * len(pre)), (kind, name, among.low, among.high, *pre)
         )
 
-    def _not_found(self, kind: str, wanted: Reference) -> NotFound:
-        known = self._database.rows("SELECT 1 FROM names WHERE kind = ? AND name = ?", (kind, wanted.name))
-        say = unknown_version if known else unknown_name
-        return NotFound(say(self._database, kind, wanted))
+    def _not_found(self, kinds: Sequence[str], wanted: Reference) -> NotFound:
+        known = {row["kind"] for row in self._database.rows(_KINDS, (wanted.name,))}
+        if having := [kind for kind in kinds if kind in known]:
+            return NotFound("; ".join(unknown_version(self._database, kind, wanted) for kind in having))
+        return NotFound(unknown_name(self._database, kinds, wanted.name, sorted(known)))
 
 
 def _entry(row: Any) -> NameEntry:

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from holdfast.registry.names.history import Commit, HistoryCheck
     from holdfast.registry.names.searching import Comparison
 
-__all__ = ["UNCHECKED", "NameEntry", "Names", "PastNames"]
+__all__ = ["KINDS", "UNCHECKED", "NameEntry", "Names", "PastNames"]
 
+KINDS = ("model", "index", "dataset")
+"""What a reference may mean where nobody says of what kind it is: the first of these that has it."""
 UNCHECKED = "*"
 """``expected`` of a change: whatever is there now may be replaced."""
 
@@ -65,11 +67,11 @@ class NameEntry:
 class PastNames(Protocol):
     """Names that can be read: those of now, or those of a moment that has passed."""
 
-    def resolve(self, kind: str, ref: str) -> NameEntry:
+    def resolve(self, kind: str | None, ref: str) -> NameEntry:
         """The version that a reference means.
 
         Args:
-            kind: ``dataset``, ``model``, ``index`` or ``conversion``.
+            kind: ``dataset``, ``model``, ``index`` or ``conversion``. None: a model, or else an index, or else a dataset.
             ref: ``name`` (the newest version), ``name:1.0.0``, ``name@alias``, or a range such as ``name:^1.2``, of which
                 the newest is meant; see :class:`~holdfast.registry.versions.VersionRange`.
 
@@ -99,7 +101,7 @@ class PastNames(Protocol):
         """The versions of which everything that is given is true, newest last within a name.
 
         Args:
-            kind: As in :meth:`resolve`; default: all kinds.
+            kind: ``dataset``, ``model``, ``index`` or ``conversion``; default: all kinds.
             name: A name, or a pattern with ``*``, ``?`` and ``[a-z]``: ``dig*``.
             cid: What it names.
             alias: One that points there, or a pattern.
@@ -144,7 +146,7 @@ class Names(PastNames, Protocol):
         """Give ``cid`` a version of a name; doing it twice is fine.
 
         Args:
-            kind: As in :meth:`resolve`.
+            kind: ``dataset``, ``model``, ``index`` or ``conversion``.
             name: Letters, digits, dots, dashes and underscores; of a dataset, several such words.
             version: Like ``1.0.0``; None takes the next minor one.
             cid: What it names.
@@ -163,7 +165,7 @@ class Names(PastNames, Protocol):
         same thing again, and never to another.
 
         Args:
-            kind: As in :meth:`resolve`.
+            kind: ``dataset``, ``model``, ``index`` or ``conversion``.
             name: Whose version.
             version: Which one; None for all.
 
@@ -192,7 +194,7 @@ class Names(PastNames, Protocol):
         """Point an alias at a version.
 
         Args:
-            kind: As in :meth:`resolve`.
+            kind: ``dataset``, ``model``, ``index`` or ``conversion``.
             name: Whose alias.
             alias: Such as ``champion``.
             version: Where it shall point.
@@ -228,7 +230,7 @@ class Names(PastNames, Protocol):
         """Tag a version.
 
         Args:
-            kind: As in :meth:`resolve`.
+            kind: ``dataset``, ``model``, ``index`` or ``conversion``.
             name: Whose version.
             version: Which one.
             key: Such as ``stage``; letters, digits, dots, dashes and underscores.

@@ -153,7 +153,7 @@ class SqliteNames(NameTable):
                     "removed: somebody moved it; look again before you remove it"
                 )
             if current is None:
-                raise self._not_found(kind, Reference(name, alias=alias))
+                raise self._not_found((kind,), Reference(name, alias=alias))
             change.commit({"op": "unalias", "kind": kind, "name": name, "alias": alias, "was": current})
             (entry,) = self.versions(kind, name, current)
         return entry

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from holdfast.registry.versions import VersionRange, is_version, version_key
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from holdfast.registry.database import Database
     from holdfast.registry.names.references import Reference
 
@@ -26,29 +28,40 @@ _NEAREST = 3
 _MAX_RENAMINGS = 20
 
 
-def unknown_name(database: Database, kind: str, wanted: Reference) -> str:
-    """The message for a name that has no versions."""
-    name = wanted.name
-    text = f"there is no {kind} named {name!r}"
-    target = _renamed_to(database, kind, name)
-    if target is not None:
-        return f"{text} any more: it was renamed to {target!r}"
-    others = [row["kind"] for row in database.rows(f"{_KINDS} ORDER BY kind", (name,))]
+def unknown_name(database: Database, kinds: Sequence[str], name: str, others: Sequence[str]) -> str:
+    """The message for a name that has no versions.
+
+    Args:
+        database: Where it was looked for.
+        kinds: Of what it might have been.
+        name: The name.
+        others: Of which other kinds there is something of this name.
+    """
+    text = f"there is no {' or '.join(kinds)} named {name!r}"
+    for kind in kinds:
+        if (target := _renamed_to(database, kind, name)) is not None:
+            return f"{text} any more: {'it' if len(kinds) == 1 else f'the {kind}'} was renamed to {target!r}"
     also = f"; there is a {' and a '.join(others)} of this name" if others else ""
-    some = [row["name"] for row in database.rows(_FIRST_NAMES, (kind, _SHOWN + 1))]
+
+    def told(some: Iterable[tuple[str, str]]) -> str:
+        return ", ".join(each if len(kinds) == 1 else f"{kind} {each}" for kind, each in some)
+
+    some = [(k, row["name"]) for k in kinds for row in database.rows(_FIRST_NAMES, (k, _SHOWN + 1))]
     if len(some) <= _SHOWN:
-        return f"{text}; there is {', '.join(some) or 'none at all'}{also}"
-    near: set[str] = set()
-    for column, value in (("name", name), ("backwards", name[::-1])):
-        for compared, order in ((">=", "ASC"), ("<", "DESC")):
-            query = f"SELECT name FROM names WHERE kind = ? AND {column} {compared} ? ORDER BY {column} {order} LIMIT ?"  # noqa: S608 -- constants
-            near |= {row["name"] for row in database.rows(query, (kind, value, _NEIGHBOURS))}
+        return f"{text}; there is {told(some) or 'none at all'}{also}"
+    near: dict[str, set[str]] = {}
+    for kind in kinds:
+        for column, value in (("name", name), ("backwards", name[::-1])):
+            for compared, order in ((">=", "ASC"), ("<", "DESC")):
+                query = f"SELECT name FROM names WHERE kind = ? AND {column} {compared} ? ORDER BY {column} {order} LIMIT ?"  # noqa: S608 -- constants
+                for row in database.rows(query, (kind, value, _NEIGHBOURS)):
+                    near.setdefault(row["name"], set()).add(kind)
     found = difflib.get_close_matches(name, sorted(near), _NEAREST)
-    return f"{text}; " + (f"the nearest are {', '.join(found)}" if found else "and none is like it") + also
+    nearest = told((kind, each) for each in found for kind in sorted(near[each]))
+    return f"{text}; " + (f"the nearest are {nearest}" if nearest else "and none is like it") + also
 
 
 _FIRST_NAMES = "SELECT name FROM names WHERE kind = ? ORDER BY name LIMIT ?"
-_KINDS = "SELECT DISTINCT kind FROM names WHERE name = ?"
 
 
 def _renamed_to(database: Database, kind: str, name: str) -> str | None:
