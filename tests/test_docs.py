@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -50,19 +51,39 @@ def test_every_python_block_does_what_the_text_says(document: Path, tmp_path: Pa
         assert done.returncode == 0, f"block {number + 1} of {document.name}:\n{done.stdout}\n{done.stderr}"
 
 
+def commands() -> dict[str, Any]:
+    return next(a.choices for a in parser()._actions if isinstance(a.choices, dict))
+
+
+def understood(line: str) -> bool:
+    """Whether a line of a shell gives the command line arguments that it takes; what follows two spaces is a remark."""
+    line = line[line.index("holdfast ") :]
+    unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", lambda quoted: "x" * len(quoted[0]), line)
+    end = re.search(r"\s#|\s[|<>&]|\s{2,}|$", unquoted)
+    assert end is not None
+    try:
+        parser().parse_args(shlex.split(line[: end.start()])[1:])
+    except SystemExit:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.stem)
-def test_every_command_in_the_documents_exists(document: Path):
-    subcommands: dict[str, Any] = next(a.choices for a in parser()._actions if isinstance(a.choices, dict))
-    text = document.read_text()
-    for line in re.findall(
-        r"^holdfast +(\S+.*)$", "\n".join(code for _, code in blocks(document, "console")), re.MULTILINE
-    ):
-        command, _, rest = line.partition("#")[0].strip().partition(" ")
-        assert command in subcommands
-        for option in re.findall(r"(--[a-z-]+)", rest):
-            assert option in subcommands[command].format_help(), f"holdfast {command} has no {option}"
-    for name in re.findall(r"`holdfast ([a-z-]+)", text):
-        assert name in subcommands
+def test_every_command_in_the_documents_is_understood(document: Path):
+    code = "\n".join(code for _, code in blocks(document, "console"))
+    wrong = [line for line in re.findall(r"^holdfast .*$", code, re.MULTILINE) if not understood(line)]
+    assert wrong == []
+    for name in re.findall(r"`holdfast ([a-z-]+)", document.read_text()):
+        assert name in commands()
+
+
+@pytest.mark.parametrize("name", ["", *commands()])
+def test_every_command_shows_examples_that_are_understood(name: str):
+    text = (commands()[name] if name else parser()).format_help()
+    _, _, examples = text.partition("\nexamples:\n")
+    lines = [line for line in examples.split("\n\n")[0].splitlines() if "holdfast " in line]
+    assert lines, f"holdfast {name} shows no example"
+    assert [line for line in lines if not understood(line)] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.stem)

@@ -22,6 +22,7 @@ FLOORS = {
     "holdfast.web": 0,
     "holdfast.http_client": 0,
     "holdfast.loop_thread": 0,
+    "holdfast.sizes": 0,
     "holdfast.storage": 1,
     "holdfast.registry": 2,
     "holdfast.training": 3,

@@ -105,7 +105,7 @@ def test_signing_and_requiring_on_the_command_line(home, tmp_path):
         (("keys", "trust", "alice", "no-key"), 2, "not a public key"),
         (("keys", "untrust", "alice"), 3, "no trusted key is named 'alice'"),
         (("keys", "new", "../x"), 2, "can't be the name of a key"),
-        (("sign", "nobody"), 3, "no dataset named 'nobody'"),
+        (("sign", "nobody"), 3, "no model, index or dataset named 'nobody'"),
         (("sign", "numbers", "--key", "release"), 3, "no key 'release'"),
         (("sign", "numbers", "--claims", "[]"), 2, "--claims must be a JSON object"),
         (("sign", "numbers", "--claims", "{"), 2, "--claims is not JSON"),

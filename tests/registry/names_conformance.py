@@ -71,7 +71,7 @@ class NamesConformance:
             names.resolve(None, "digits:3.0.0")
         with pytest.raises(
             NotFound,
-            match="no model or index or dataset named 'digit'; there is model digits, index digits, index neighbours",
+            match="no model, index or dataset named 'digit'; there is model digits, index digits, index neighbours",
         ):
             names.resolve(None, "digit")
         for number in range(30):

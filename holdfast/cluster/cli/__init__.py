@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from holdfast import __version__
 from holdfast.cluster.cli import (
@@ -36,17 +36,31 @@ __all__ = ["main"]
 
 _EPILOG = """\
 examples:
-  holdfast quickstart                       see everything work, on real data, in about a minute
-  holdfast up                               start a cluster; workers join with 'holdfast worker --join URL'
-  holdfast add data.parquet                 store a file; prints its CID
-  holdfast dataset add wine.csv --name wine store a table as a dataset, known by its CID
-  holdfast verify digits@champion --deep    hash everything that a model was made from
-  holdfast lineage digits --svg digits.svg  draw what it is made of, and what was made from it
+  holdfast quickstart                        see everything work, on real data, in about a minute
+  holdfast up                                start a cluster; workers join with 'holdfast worker --join URL'
+  holdfast add data.parquet                  store a file; prints its CID
+  holdfast dataset add wine.csv --name wine  store a table as a dataset, known by its CID
+  holdfast verify digits@champion --deep     hash everything that a model was made from
+  holdfast lineage digits --svg digits.svg   draw what it is made of, and what was made from it
 
 exit status:
   0 done   2 wrong input   3 not found   4 conflict   5 corrupt   6 unavailable   7 denied   8 unsupported
   130 interrupted   1 anything else
 """
+
+
+class _Command(argparse.ArgumentParser):
+    """A command: its help keeps the lines of its examples, and it says itself which arguments it does not know."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def parse_known_args(self, *given: Any, **options: Any) -> Any:
+        """As argparse's own, which leaves what is unknown to the parser of all commands."""
+        known, unknown = super().parse_known_args(*given, **options)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     root.add_argument("--version", action="version", version=f"holdfast {__version__}")
-    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Command)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--home", help="folder of this node or client (default: $HOLDFAST_HOME, or ~/.holdfast)"

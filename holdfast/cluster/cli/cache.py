@@ -31,11 +31,7 @@ examples:
 
 def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     """Add this module's commands."""
-    from argparse import RawDescriptionHelpFormatter as Raw
-
-    cache = commands.add_parser(
-        "cache", help="what was computed before, and need not be again", epilog=_HELP, formatter_class=Raw
-    )
+    cache = commands.add_parser("cache", help="what was computed before, and need not be again", epilog=_HELP)
     verbs = cache.add_subparsers(title="verbs", metavar="VERB", required=True)
     listed = verbs.add_parser("list", parents=[connected], help="what is remembered, newest first")
     listed.add_argument("--function", choices=_FUNCTIONS, help="only these")

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.cluster.cli.output import Progress, human_bytes, open_client, show, table
+from holdfast.cluster.cli.output import Progress, open_client, show, table
 from holdfast.config import load_settings
 from holdfast.errors import InvalidInput
+from holdfast.sizes import human_size
 
 if TYPE_CHECKING:
     import argparse
@@ -30,18 +31,37 @@ examples:
   tar c src | holdfast add - --cid-only
   holdfast add model.onnx --profile unixfs-v0-2015 --only-hash      the CID that Kubo would give
 """
+_GET_HELP = """\
+Every block is verified, and what is missing here is fetched. The file appears under its name when all of it is right.
+
+examples:
+  holdfast get bafybei... -o photos
+  holdfast get bafybei.../2026/cat.jpg
+"""
+_CAT_HELP = """\
+examples:
+  holdfast cat bafybei.../README.md
+  holdfast cat bafybei... | tar x
+"""
+_LS_HELP = """\
+examples:
+  holdfast ls bafybei...
+  holdfast ls bafybei.../2026 --json
+"""
+_STAT_HELP = """\
+examples:
+  holdfast stat bafybei...                what it is, its size, its blocks
+  holdfast stat bafyrei... --json
+"""
 
 
 def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     """Add this module's commands."""
-    from argparse import RawDescriptionHelpFormatter as Raw
-
     add = commands.add_parser(
         "add",
         parents=[connected],
         help="store a file or a folder; prints its CID",
         epilog=_ADD_HELP,
-        formatter_class=Raw,
     )
     add.add_argument("path", help="file or folder; - is standard input")
     add.add_argument("--profile", help="layout of files and folders (default: storage.profile)")
@@ -57,20 +77,26 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     )
     add.set_defaults(run=_add)
 
-    get = commands.add_parser("get", parents=[connected], help="write a file or a folder by CID")
+    get = commands.add_parser(
+        "get", parents=[connected], help="write a file or a folder by CID", epilog=_GET_HELP
+    )
     get.add_argument("cid", help="a CID, or <cid>/path/in/it")
     get.add_argument("-o", "--output", metavar="PATH", help="where to (default: the last part of CID)")
     get.set_defaults(run=_get)
 
-    cat = commands.add_parser("cat", parents=[connected], help="write a file's bytes to standard output")
+    cat = commands.add_parser(
+        "cat", parents=[connected], help="write a file's bytes to standard output", epilog=_CAT_HELP
+    )
     cat.add_argument("cid", help="a CID, or <cid>/path/in/it")
     cat.set_defaults(run=_cat)
 
-    ls = commands.add_parser("ls", parents=[connected], help="the entries of a folder")
+    ls = commands.add_parser("ls", parents=[connected], help="the entries of a folder", epilog=_LS_HELP)
     ls.add_argument("cid", help="a CID, or <cid>/path/in/it")
     ls.set_defaults(run=_ls)
 
-    stat = commands.add_parser("stat", parents=[connected], help="what a CID is, and how large")
+    stat = commands.add_parser(
+        "stat", parents=[connected], help="what a CID is, and how large", epilog=_STAT_HELP
+    )
     stat.add_argument("cid", help="a CID, or <cid>/path/in/it")
     stat.set_defaults(run=_stat)
 
@@ -134,7 +160,7 @@ def _get(arguments: argparse.Namespace) -> None:
     show(
         arguments,
         {"cid": str(cid), "path": str(target), "bytes": written},
-        f"{target}  {human_bytes(written)}",
+        f"{target}  {human_size(written)}",
     )
 
 
@@ -149,11 +175,11 @@ def _ls(arguments: argparse.Namespace) -> None:
     with open_client(arguments) as client:
         entries = client.store.ls(client.store.resolve(arguments.cid))
     value = [{"name": e.name, "cid": str(e.cid), "total_size": e.total_size} for e in entries]
-    show(arguments, value, "\n".join(f"{e.cid}  {human_bytes(e.total_size):>10}  {e.name}" for e in entries))
+    show(arguments, value, "\n".join(f"{e.cid}  {human_size(e.total_size):>10}  {e.name}" for e in entries))
 
 
 def _stat(arguments: argparse.Namespace) -> None:
     with open_client(arguments) as client:
         stat = client.store.stat(client.store.resolve(arguments.cid))
     value = {"cid": str(stat.cid), "kind": stat.kind, "size": stat.size}
-    show(arguments, value, table(("CID", "KIND", "SIZE"), [(stat.cid, stat.kind, human_bytes(stat.size))]))
+    show(arguments, value, table(("CID", "KIND", "SIZE"), [(stat.cid, stat.kind, human_size(stat.size))]))

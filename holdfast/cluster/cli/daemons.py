@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.cluster.cli.output import human_bytes, open_client, show, table
+from holdfast.cluster.cli.output import open_client, show, table
 from holdfast.config import load_settings, note_ipfs, read_token, token_for
 from holdfast.errors import InvalidInput
+from holdfast.sizes import human_size
 from holdfast.telemetry import log_to_stderr
 
 if TYPE_CHECKING:
@@ -22,11 +23,49 @@ _IPFS = (
     "keep the blocks in this IPFS daemon, such as http://127.0.0.1:5001, from now on; '' keeps them in the home again "
     "(default: as before, at first in the home)"
 )
+_UP_HELP = """\
+examples:
+  holdfast up                                       a cluster on this machine, reached from this machine only
+  holdfast up --host 10.0.0.5                       one that workers on other machines can join
+  holdfast up --port 0 --home /data/holdfast        on a free port, with its store elsewhere
+"""
+_WORKER_HELP = """\
+examples:
+  holdfast worker --join http://10.0.0.5:7400 --token-file token --host 10.0.0.6
+  holdfast worker --join http://127.0.0.1:7400 --home ~/.holdfast-2 --token-file ~/.holdfast/token --cpus 1
+"""
+_DOWN_HELP = """\
+examples:
+  holdfast down                                     the daemon of ~/.holdfast
+  holdfast down ~/clusters                          all daemons of the homes in a folder
+"""
+_STATUS_HELP = """\
+examples:
+  holdfast status
+  holdfast status --address http://10.0.0.5:7400 --token-file token --json
+"""
+_CONFIG_HELP = """\
+A setting is an argument, or else $HOLDFAST_SECTION__NAME, or else in <home>/config.toml, or else the default.
+
+examples:
+  holdfast config
+  holdfast config --home /data/holdfast --json
+"""
+_QUICKSTART_HELP = """\
+Starts a master and two workers on this machine, trains on handwritten digits, serves, searches and verifies the model, and stops
+everything again.
+
+examples:
+  holdfast quickstart
+  holdfast quickstart --keep      and leaves the cluster running, with its dashboard
+"""
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser, connected: argparse.ArgumentParser) -> None:
     """Add this module's commands."""
-    up = commands.add_parser("up", parents=[common], help="start a cluster: be its master, until Ctrl-C")
+    up = commands.add_parser(
+        "up", parents=[common], help="start a cluster: be its master, until Ctrl-C", epilog=_UP_HELP
+    )
     up.add_argument("--host", help="address that the other machines reach this one at (default: 127.0.0.1)")
     up.add_argument(
         "--port", type=int, help="port of API, dashboard and blocks; 0 takes a free one (default: 7400)"
@@ -35,7 +74,9 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, connected: argp
     up.add_argument("--ipfs", metavar="URL", help=_IPFS)
     up.set_defaults(run=_up)
 
-    worker = commands.add_parser("worker", parents=[common], help="join a cluster: be a worker, until Ctrl-C")
+    worker = commands.add_parser(
+        "worker", parents=[common], help="join a cluster: be a worker, until Ctrl-C", epilog=_WORKER_HELP
+    )
     worker.add_argument(
         "--join", required=True, metavar="URL", help="the master's URL, as 'holdfast up' prints it"
     )
@@ -51,15 +92,17 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, connected: argp
     )
     worker.set_defaults(run=_worker)
 
-    down = commands.add_parser("down", parents=[common], help="stop the daemons of homes")
+    down = commands.add_parser("down", parents=[common], help="stop the daemons of homes", epilog=_DOWN_HELP)
     down.add_argument("homes", nargs="*", help="homes, or folders of homes (default: --home)")
     down.set_defaults(run=_down)
 
-    status = commands.add_parser("status", parents=[connected], help="nodes, names and runs")
+    status = commands.add_parser(
+        "status", parents=[connected], help="nodes, names and runs", epilog=_STATUS_HELP
+    )
     status.set_defaults(run=_status)
 
     config = commands.add_parser(
-        "config", parents=[common], help="every setting, and where its value comes from"
+        "config", parents=[common], help="every setting, and where its value comes from", epilog=_CONFIG_HELP
     )
     config.set_defaults(run=_config)
 
@@ -67,8 +110,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, connected: argp
         "quickstart",
         parents=[common],
         help="see everything work: a cluster, real data, training, serving, search, verification",
-        description="Starts a master and two workers on this machine, trains on handwritten digits, serves, searches and "
-        "verifies the model, and stops everything again.",
+        epilog=_QUICKSTART_HELP,
     )
     quickstart.add_argument(
         "--keep", action="store_true", help="leave the cluster running, and print how to stop it"
@@ -172,7 +214,7 @@ def _status(arguments: argparse.Namespace) -> None:
                     "alive" if node["alive"] else f"gone for {node['seen_s_ago']:.0f} s",
                     node.get("num_cpus", os.cpu_count()),
                     node["blocks"],
-                    human_bytes(node["bytes"]),
+                    human_size(node["bytes"]),
                     node["url"],
                 )
                 for node in status["nodes"]

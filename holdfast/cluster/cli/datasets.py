@@ -9,8 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.cluster.cli.output import Progress, human_bytes, open_client, show, table
+from holdfast.cluster.cli.output import Progress, open_client, show, table
 from holdfast.errors import InvalidInput
+from holdfast.sizes import human_size
 
 if TYPE_CHECKING:
     import argparse
@@ -77,16 +78,12 @@ examples:
 
 def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     """Add this module's commands."""
-    from argparse import RawDescriptionHelpFormatter as Raw
-
-    dataset = commands.add_parser(
-        "dataset", help="store, look at, compare and cut tables", epilog=_HELP, formatter_class=Raw
-    )
+    dataset = commands.add_parser("dataset", help="store, look at, compare and cut tables", epilog=_HELP)
     verbs = dataset.add_subparsers(title="verbs", metavar="VERB", required=True)
 
     def verb(name: str, run: Any, help_line: str, epilog: str = "") -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = verbs.add_parser(
-            name, parents=[connected], help=help_line, epilog=epilog, formatter_class=Raw
+            name, parents=[connected], help=help_line, epilog=epilog
         )
         parser.set_defaults(run=run)
         return parser
@@ -173,7 +170,7 @@ def _show_made(arguments: argparse.Namespace, made: Dataset) -> None:
     rows = {split: made.rows_in(split) for split in made.splits}
     value = {"cid": str(made.cid), "rows": rows, "bytes": made.size_bytes, "name": arguments.name}
     told = ", ".join(f"{count:,} {split}" for split, count in rows.items())
-    show(arguments, value, f"{made.cid}\n{told} rows, {human_bytes(made.size_bytes)}")
+    show(arguments, value, f"{made.cid}\n{told} rows, {human_size(made.size_bytes)}")
 
 
 def _ls(arguments: argparse.Namespace) -> None:
@@ -220,7 +217,7 @@ def _show(arguments: argparse.Namespace) -> None:
 def _described(value: dict[str, Any]) -> Iterator[str]:
     facts = [
         ("CID", value["cid"]),
-        ("format", f"{value['format']}, row groups of {human_bytes(value['chunk_size'])}"),
+        ("format", f"{value['format']}, row groups of {human_size(value['chunk_size'])}"),
     ]
     facts += [("parent", value["parent"])] if value["parent"] else []
     facts += [(name, _cell(value[name])) for name in ("metadata", "provenance") if value[name]]
@@ -228,7 +225,7 @@ def _described(value: dict[str, Any]) -> Iterator[str]:
     yield table(
         ("SPLIT", "ROWS", "SIZE", "SHARDS"),
         [
-            (name, f"{s['rows']:,}", human_bytes(s["bytes"]), s["shards"])
+            (name, f"{s['rows']:,}", human_size(s["bytes"]), s["shards"])
             for name, s in value["splits"].items()
         ],
     )
@@ -266,8 +263,8 @@ def _query(arguments: argparse.Namespace) -> None:
     counts = asked.counts.to_json()
     text = (
         f"{_rows_as_text(rows) if rows else 'no row meets the condition'}\n\n{len(rows):,} rows; read {counts['groups_read']} row "
-        f"groups ({human_bytes(counts['bytes_read'])}), skipped {counts['groups_skipped']} "
-        f"({human_bytes(counts['bytes_skipped'])})"
+        f"groups ({human_size(counts['bytes_read'])}), skipped {counts['groups_skipped']} "
+        f"({human_size(counts['bytes_skipped'])})"
     )
     show(arguments, {"rows": rows, "counts": counts}, text)
 

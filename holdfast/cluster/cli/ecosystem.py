@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from argparse import RawDescriptionHelpFormatter as Raw
 from typing import TYPE_CHECKING, Any
 
-from holdfast.cluster.cli.output import human_bytes, open_client, show, table
+from holdfast.cluster.cli.output import open_client, show, table
 from holdfast.errors import InvalidInput
+from holdfast.sizes import human_size
 
 if TYPE_CHECKING:
     import argparse
@@ -32,7 +32,6 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
         parents=[connected],
         help="a model's card in Hugging Face's format, with the CIDs of what it says",
         epilog=_CARD_HELP,
-        formatter_class=Raw,
     )
     card.add_argument("model", help="a CID, name, name:1.0.0 or name@alias")
     card.add_argument(
@@ -48,7 +47,6 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
         parents=[connected],
         help="models of MLflow, or its whole model registry, as models here",
         epilog=_IMPORT_HELP,
-        formatter_class=Raw,
     )
     mlflow.add_argument(
         "uri",
@@ -83,7 +81,7 @@ def _card(arguments: argparse.Namespace) -> None:
             return
         written = export_folder(store, names, cid, arguments.output)
     value = {"model": str(cid), "folder": arguments.output, "bytes": written}
-    show(arguments, value, f"{arguments.output}  {human_bytes(written)}")
+    show(arguments, value, f"{arguments.output}  {human_size(written)}")
 
 
 def _plain(value: Any) -> Any:

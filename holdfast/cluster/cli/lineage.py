@@ -32,14 +32,11 @@ examples:
 
 def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     """Add this module's commands."""
-    from argparse import RawDescriptionHelpFormatter as Raw
-
     lineage = commands.add_parser(
         "lineage",
         parents=[connected],
         help="what a thing is made of, and what was made from it",
         epilog=_LINEAGE_HELP,
-        formatter_class=Raw,
     )
     lineage.add_argument("ref", help="a CID, name, name:1.0.0 or name@alias")
     way = lineage.add_mutually_exclusive_group()
@@ -57,7 +54,6 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
         parents=[connected],
         help="the models that were trained on data with a row in it",
         epilog=_ROW_HELP,
-        formatter_class=Raw,
     )
     row.add_argument("row", metavar="JSON", help="values by column, of all columns or those that matter")
     row.add_argument("--split", help="look in this one only, such as train")

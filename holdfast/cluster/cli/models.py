@@ -18,13 +18,51 @@ if TYPE_CHECKING:
 __all__ = ["add_commands", "imported", "progress_line"]
 
 _REF = "a CID, name, name:1.0.0 or name@alias"
+_TRAIN_HELP = """\
+examples:
+  holdfast train holdfast.training.examples.digits:train --data digits --name digits
+  holdfast train mine:train --data wine@clean --config '{"epochs": 20}' --workers 2 --name wine --alias candidate
+"""
+_CONVERT_HELP = """\
+Both answer the same rows, and their answers must agree, before the ONNX form counts.
+
+examples:
+  holdfast convert digits@champion
+  holdfast convert bafyrei... --trust-code      of a model whose code is not installed here
+"""
+_SERVE_HELP = """\
+The protocol is the Open Inference Protocol v2; the token is in <home>/token.
+
+examples:
+  holdfast serve digits@champion
+  holdfast serve digits:1.0.0 --port 0 --require-signed-by release
+"""
+_INDEX_HELP = """\
+examples:
+  holdfast index digits --data digits --model digits@champion
+  holdfast index faces --data faces --model faces --factory IVF256,Flat
+"""
+_SEARCH_HELP = """\
+examples:
+  holdfast search digits --like test:0          the 5 rows that are most like the first of the split test
+  holdfast search digits:1.0.0 --like test:7 -k 20 --json
+"""
+_ALIAS_HELP = """\
+examples:
+  holdfast alias digits champion 2.0.0
+  holdfast alias digits champion 2.0.0 --expected 1.0.0      fails if somebody has moved it meanwhile
+  holdfast alias digits champion --delete
+"""
 _NO_CACHE = "do the work even if the same was done before"
 
 
 def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     """Add this module's commands."""
     train = commands.add_parser(
-        "train", parents=[connected], help="train a model; prints the run's and the model's CID"
+        "train",
+        parents=[connected],
+        help="train a model; prints the run's and the model's CID",
+        epilog=_TRAIN_HELP,
     )
     train.add_argument("function", help="package.module:function")
     train.add_argument("--data", required=True, metavar="REF", help=f"the dataset: {_REF}")
@@ -40,7 +78,10 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     train.set_defaults(run=_train)
 
     convert = commands.add_parser(
-        "convert", parents=[connected], help="the model's ONNX form, compared with the original"
+        "convert",
+        parents=[connected],
+        help="the model's ONNX form, compared with the original",
+        epilog=_CONVERT_HELP,
     )
     convert.add_argument("model", help=_REF)
     convert.add_argument(
@@ -49,7 +90,9 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     convert.add_argument("--no-cache", action="store_true", help=_NO_CACHE)
     convert.set_defaults(run=_convert)
 
-    serve = commands.add_parser("serve", parents=[connected], help="serve a model over HTTP, until Ctrl-C")
+    serve = commands.add_parser(
+        "serve", parents=[connected], help="serve a model over HTTP, until Ctrl-C", epilog=_SERVE_HELP
+    )
     serve.add_argument("model", help=_REF)
     serve.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     serve.add_argument("--port", type=int, help="0 takes a free one (default: 8080)")
@@ -63,7 +106,10 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     serve.set_defaults(run=_serve)
 
     index = commands.add_parser(
-        "index", parents=[connected], help="embed a dataset with a model, and index the vectors"
+        "index",
+        parents=[connected],
+        help="embed a dataset with a model, and index the vectors",
+        epilog=_INDEX_HELP,
     )
     index.add_argument("name", help="of the index")
     index.add_argument("--data", required=True, metavar="REF", help=f"the dataset: {_REF}")
@@ -75,7 +121,10 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     index.set_defaults(run=_index)
 
     search = commands.add_parser(
-        "search", parents=[connected], help="the rows of an index that are like one of its dataset"
+        "search",
+        parents=[connected],
+        help="the rows of an index that are like one of its dataset",
+        epilog=_SEARCH_HELP,
     )
     search.add_argument("index", help=_REF)
     search.add_argument(
@@ -88,7 +137,7 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
         "alias",
         parents=[connected],
         help="point an alias of a model at a version",
-        epilog="example: holdfast alias digits champion 2.0.0 --expected 1.0.0",
+        epilog=_ALIAS_HELP,
     )
     alias.add_argument("name")
     alias.add_argument("alias")

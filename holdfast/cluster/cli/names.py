@@ -49,19 +49,16 @@ _COMPARISON = re.compile(r"(.+?)(>=|<=|==|!=|>|<|=)(.+)")
 
 def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     """Add this module's commands."""
-    from argparse import RawDescriptionHelpFormatter as Raw
-
     names = commands.add_parser(
         "names",
         help="find, tag and rename what is named, and see its history",
         epilog=_HELP,
-        formatter_class=Raw,
     )
     verbs = names.add_subparsers(title="verbs", metavar="VERB", required=True)
 
     def verb(name: str, run: Any, help_line: str, epilog: str = "") -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = verbs.add_parser(
-            name, parents=[connected], help=help_line, epilog=epilog, formatter_class=Raw
+            name, parents=[connected], help=help_line, epilog=epilog
         )
         parser.set_defaults(run=run)
         return parser

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from holdfast.config import load_settings, read_token
 from holdfast.errors import NotFound
+from holdfast.sizes import human_size
 
 if TYPE_CHECKING:
     import argparse
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from holdfast.cluster.client import Client
 
-__all__ = ["Progress", "human_bytes", "open_client", "show", "table"]
+__all__ = ["Progress", "open_client", "show", "table"]
 
 
 def open_client(arguments: argparse.Namespace) -> Client:
@@ -40,15 +41,6 @@ def open_client(arguments: argparse.Namespace) -> Client:
 def show(arguments: argparse.Namespace, value: Any, text: str) -> None:
     """Print ``value`` as JSON where ``--json`` asks for it, and ``text`` otherwise."""
     print(json.dumps(value, indent=2) if arguments.json else text)
-
-
-def human_bytes(size: float) -> str:
-    """``size`` with a binary unit: ``1.5 MiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(size) < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -97,7 +89,7 @@ class Progress:
             rate = self._done / max(now - self._started, 1e-9)
             part = f"{100 * self._done / self.total:3.0f} %  " if self.total else ""
             if self._unit == "bytes":
-                text = f"{self._label}  {part}{human_bytes(self._done)}  {human_bytes(rate)}/s"
+                text = f"{self._label}  {part}{human_size(self._done)}  {human_size(rate)}/s"
             else:
                 text = f"{self._label}  {part}{self._done:,} {self._unit}  {rate:,.0f}/s"
             print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from argparse import RawDescriptionHelpFormatter as Raw
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +59,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, connected: argp
         "verify",
         parents=[connected],
         help="check everything that a model was made from, and print the tree",
-        description=_VERIFY_HELP,
-        formatter_class=Raw,
+        epilog=_VERIFY_HELP,
     )
     verify.add_argument("ref", help=_REF)
     verify.add_argument("--deep", action="store_true", help="hash every byte below, not only the records")
@@ -77,8 +75,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, connected: argp
         "sign",
         parents=[connected],
         help="vouch for a model or any CID",
-        description=_SIGN_HELP,
-        formatter_class=Raw,
+        epilog=_SIGN_HELP,
     )
     sign.add_argument("ref", help=_REF)
     sign.add_argument("--key", default="user", help="which of this home's keys (default: user)")
@@ -89,8 +86,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, connected: argp
         "signatures",
         parents=[connected],
         help="who signed something, checked",
-        description=_SIGNATURES_HELP,
-        formatter_class=Raw,
+        epilog=_SIGNATURES_HELP,
     )
     signatures.add_argument("ref", nargs="?", help=_REF)
     signatures.add_argument("--export", metavar="DIR", help="write each as <attestation's CID>.dsse.json")
@@ -100,8 +96,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, connected: argp
     keys = commands.add_parser(
         "keys",
         help="this home's keys, and those that it trusts",
-        description=_KEYS_HELP,
-        formatter_class=Raw,
+        epilog=_KEYS_HELP,
     )
     verbs = keys.add_subparsers(title="verbs", metavar="VERB", required=True)
     listed = verbs.add_parser("list", parents=[common], help="all keys that have a name here")

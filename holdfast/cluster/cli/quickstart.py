@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.cluster.cli.models import progress_line
-from holdfast.cluster.cli.output import human_bytes
 from holdfast.cluster.client import connect
 from holdfast.cluster.daemon import read_announcement
 from holdfast.cluster.processes import adopt_orphans, free_port, spawn, stop, tail
 from holdfast.config import token_for
 from holdfast.errors import Corrupt, HoldfastError, NotFound, Unavailable
 from holdfast.http_client import HttpClient
+from holdfast.sizes import human_size
 
 if TYPE_CHECKING:
     import subprocess
@@ -305,9 +305,9 @@ def _print_summary(screen: _Screen, summary: dict[str, Any]) -> None:
         screen.say(name, summary[name])
     screen.say("accuracy", f"{summary['accuracy']:.4f}")
     screen.say("served", f"{summary['requests_right']} of {summary['requests']} requests right")
-    pulled = ", ".join(human_bytes(size) for size in summary["bytes_pulled_by_workers"])
+    pulled = ", ".join(human_size(size) for size in summary["bytes_pulled_by_workers"])
     screen.say(
-        "moved", f"workers pulled {pulled}; the audit pulled {human_bytes(summary['bytes_pulled_to_verify'])}"
+        "moved", f"workers pulled {pulled}; the audit pulled {human_size(summary['bytes_pulled_to_verify'])}"
     )
     seconds = summary["seconds"]
     screen.say("seconds", ", ".join(f"{name} {value}" for name, value in seconds.items()))

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.cluster.cli.output import Progress, human_bytes, open_client, show
+from holdfast.cluster.cli.output import Progress, open_client, show
 from holdfast.config import read_token
 from holdfast.errors import InvalidInput
+from holdfast.sizes import human_size
 
 if TYPE_CHECKING:
     import argparse
@@ -31,10 +32,8 @@ examples:
 
 def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     """Add this module's commands."""
-    from argparse import RawDescriptionHelpFormatter as Raw
-
     registry = commands.add_parser(
-        "registry", help="names with all that they stand for, as one CAR", epilog=_HELP, formatter_class=Raw
+        "registry", help="names with all that they stand for, as one CAR", epilog=_HELP
     )
     verbs = registry.add_subparsers(title="verbs", metavar="VERB", required=True)
     export = verbs.add_parser("export", parents=[connected], help="write names and their blocks as one CAR")
@@ -100,7 +99,7 @@ def _export(arguments: argparse.Namespace) -> None:
             progress=progress,
         )
     lines = [f"{name.kind:<8}  {name.name}:{name.version}  {name.cid}" for name in done.names]
-    lines.append(f"{arguments.output}  {human_bytes(done.size_bytes)}  {done.root}")
+    lines.append(f"{arguments.output}  {human_size(done.size_bytes)}  {done.root}")
     show(arguments, done.to_json() | {"path": arguments.output}, "\n".join(lines))
 
 
@@ -138,5 +137,5 @@ def _copy(arguments: argparse.Namespace) -> None:
 def _show(arguments: argparse.Namespace, done: Imported) -> None:
     lines = [f"{entry.kind:<8}  {entry.name}:{entry.version}  {entry.cid}" for entry in done.entries]
     lines += [f"{alias} points to another version here, and stays there" for alias in done.kept_aliases]
-    lines.append(f"{done.new} of {len(done.entries)} names are new, {human_bytes(done.new_bytes)} of bytes")
+    lines.append(f"{done.new} of {len(done.entries)} names are new, {human_size(done.new_bytes)} of bytes")
     show(arguments, done.to_json(), "\n".join(lines))

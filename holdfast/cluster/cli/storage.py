@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.cluster.cli.output import Progress, human_bytes, show, table
+from holdfast.cluster.cli.output import Progress, show, table
 from holdfast.config import load_settings, token_for
 from holdfast.errors import Conflict, Corrupt, NotFound
+from holdfast.sizes import human_size
 
 if TYPE_CHECKING:
     import argparse
@@ -39,13 +40,38 @@ examples:
   holdfast pin ls
   holdfast pin rm CID                            the next 'holdfast gc --yes' may remove it
 """
+_FSCK_HELP = """\
+examples:
+  holdfast fsck                 names every block that is bad or missing; exit status 5 where there is one
+  holdfast fsck --repair        and gets them from peers
+"""
+_EXPORT_HELP = """\
+examples:
+  holdfast export bafybei... -o photos.car
+  holdfast export bafyrei... > model.car
+"""
+_IMPORT_HELP = """\
+Every block is hashed. Names come with 'holdfast registry import'.
+
+examples:
+  holdfast import photos.car
+  holdfast import - --no-pin < model.car
+"""
+_PEERS_HELP = """\
+examples:
+  holdfast peers                where each is known from, and which of them answer
+  holdfast peers --json
+"""
+_GATEWAY_HELP = """\
+examples:
+  holdfast gateway                              to this machine, at http://127.0.0.1:8080/ipfs/CID
+  holdfast gateway --host 0.0.0.0 --token       to all that reach it and know the token
+"""
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     """Add this module's commands."""
-    from argparse import RawDescriptionHelpFormatter as Raw
-
-    pin = commands.add_parser("pin", help="keep content, or no longer", epilog=_PIN_HELP, formatter_class=Raw)
+    pin = commands.add_parser("pin", help="keep content, or no longer", epilog=_PIN_HELP)
     verbs = pin.add_subparsers(title="verbs", metavar="VERB", required=True)
     pin_add = verbs.add_parser("add", parents=[common], help="fetch a CID if need be, and keep it")
     pin_add.add_argument("cid", help="a CID, or <cid>/path/in/it")
@@ -60,9 +86,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     pin_ls = verbs.add_parser("ls", parents=[common], help="what is pinned")
     pin_ls.set_defaults(run=_pin_ls)
 
-    gc = commands.add_parser(
-        "gc", parents=[common], help="remove what nothing keeps", description=_GC_HELP, formatter_class=Raw
-    )
+    gc = commands.add_parser("gc", parents=[common], help="remove what nothing keeps", epilog=_GC_HELP)
     what = gc.add_mutually_exclusive_group()
     what.add_argument("--yes", action="store_true", help="remove it")
     what.add_argument("--dry-run", action="store_true", help="only show what would go (the default)")
@@ -72,27 +96,36 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     gc.set_defaults(run=_gc)
 
-    fsck = commands.add_parser("fsck", parents=[common], help="hash every block of the store again")
+    fsck = commands.add_parser(
+        "fsck", parents=[common], help="hash every block of the store again", epilog=_FSCK_HELP
+    )
     fsck.add_argument("--repair", action="store_true", help="get right bytes for bad blocks from peers")
     fsck.set_defaults(run=_fsck)
 
-    export = commands.add_parser("export", parents=[common], help="write a DAG as a CAR file")
+    export = commands.add_parser(
+        "export", parents=[common], help="write a DAG as a CAR file", epilog=_EXPORT_HELP
+    )
     export.add_argument("cid", help="a CID, or <cid>/path/in/it")
     export.add_argument("-o", "--output", metavar="PATH", help="where to (default: standard output)")
     export.set_defaults(run=_export)
 
-    imports = commands.add_parser("import", parents=[common], help="store and pin what a CAR file holds")
+    imports = commands.add_parser(
+        "import", parents=[common], help="store and pin what a CAR file holds", epilog=_IMPORT_HELP
+    )
     imports.add_argument("car", help="a CAR of version 1 or 2; - is standard input")
     imports.add_argument("--no-pin", action="store_true", help="do not pin its roots")
     imports.set_defaults(run=_import)
 
-    peers = commands.add_parser("peers", parents=[common], help="whom this home asks for blocks")
+    peers = commands.add_parser(
+        "peers", parents=[common], help="whom this home asks for blocks", epilog=_PEERS_HELP
+    )
     peers.set_defaults(run=_peers)
 
     gateway = commands.add_parser(
         "gateway",
         parents=[common],
         help="serve this home's store over HTTP: to browsers and to IPFS clients, until Ctrl-C",
+        epilog=_GATEWAY_HELP,
     )
     gateway.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     gateway.add_argument("--port", type=int, default=8080, help="0 takes a free one (default: 8080)")
@@ -164,7 +197,7 @@ def _gc(arguments: argparse.Namespace) -> None:
                 swept = collector.collect(progress=progress)
             _forget_attestations(settings)
             value = {"blocks": swept.blocks, "bytes": swept.bytes, "freed_bytes": swept.freed_bytes}
-            text = f"removed {swept.blocks:,} blocks, {human_bytes(swept.bytes)}; {human_bytes(swept.freed_bytes)} given back"
+            text = f"removed {swept.blocks:,} blocks, {human_size(swept.bytes)}; {human_size(swept.freed_bytes)} given back"
             show(arguments, value, text)
         else:
             with Progress("gc", unit="blocks") as progress:
@@ -173,19 +206,19 @@ def _gc(arguments: argparse.Namespace) -> None:
                 (
                     "kept",
                     f"{plan.kept_blocks:,}",
-                    human_bytes(plan.kept_bytes),
+                    human_size(plan.kept_bytes),
                     f"by {plan.roots} pins and names",
                 ),
                 (
                     "young",
                     f"{plan.young_blocks:,}",
-                    human_bytes(plan.young_bytes),
+                    human_size(plan.young_bytes),
                     f"written within {settings.storage.grace_s:.0f} s",
                 ),
                 (
                     "would go",
                     f"{plan.dead_blocks:,}",
-                    human_bytes(plan.dead_bytes),
+                    human_size(plan.dead_bytes),
                     "with --yes" if plan.dead_blocks else "",
                 ),
             ]
@@ -223,7 +256,7 @@ def _fsck(arguments: argparse.Namespace) -> None:
     }
     lines = [f"{'mended' if f.mended else 'BAD'}  {f.problem}" for f in report.findings]
     verdict = f"{report.bad} BAD" if report.bad else "all as their CIDs say"
-    lines.append(f"{report.blocks:,} blocks, {human_bytes(report.bytes)} hashed: {verdict}")
+    lines.append(f"{report.blocks:,} blocks, {human_size(report.bytes)} hashed: {verdict}")
     show(arguments, value, "\n".join(lines))
     if report.bad:
         advice = (
@@ -262,7 +295,7 @@ def _export(arguments: argparse.Namespace) -> None:
         show(
             arguments,
             {"cid": str(cid), "path": str(target), "bytes": written},
-            f"{target}  {human_bytes(written)}",
+            f"{target}  {human_size(written)}",
         )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import HoldfastError
 from holdfast.registry.graph.record_links import DATASET
+from holdfast.sizes import human_size
 from holdfast.storage.cid import RAW, Cid
 from holdfast.storage.formats.dag import RECORD_CODECS
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from holdfast.storage.content import ContentStore
 
-__all__ = ["Facts", "describe"]
+__all__ = ["Facts", "describe", "facts_of"]
 
 Facts = tuple[str, ...]
 _TELLING = ("accuracy", "acc", "f1", "auc", "r2", "loss", "error", "perplexity")
@@ -32,7 +33,7 @@ def describe(store: ContentStore, cid: Cid) -> tuple[str, Facts, Any]:
     try:
         if cid.codec not in RECORD_CODECS:
             stat = store.stat(cid)
-            return stat.kind, (_bytes(stat.size),), None
+            return stat.kind, (human_size(stat.size),), None
         record = store.get_record(cid)
     except HoldfastError as error:
         missing = "not here" if isinstance(error, LookupError) else "can't be read"
@@ -40,7 +41,12 @@ def describe(store: ContentStore, cid: Cid) -> tuple[str, Facts, Any]:
     kind = record.get("kind") if isinstance(record, dict) else None
     if not isinstance(kind, str) or not kind:
         return "record", (), record
-    return kind[:_MAX_TEXT], tuple(fact[:_MAX_TEXT] for fact in _facts(kind, record)), record
+    return kind[:_MAX_TEXT], facts_of(kind, record), record
+
+
+def facts_of(kind: str, record: dict[str, Any]) -> Facts:
+    """The facts of a record of a kind; none for a kind that is not known."""
+    return tuple(fact[:_MAX_TEXT] for fact in _facts(kind, record))
 
 
 def _facts(kind: str, record: dict[str, Any]) -> Iterator[str]:
@@ -115,11 +121,3 @@ _TELLERS = {
     "conversion": _conversion,
     "index": _index,
 }
-
-
-def _bytes(size: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"

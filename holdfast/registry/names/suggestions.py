@@ -37,7 +37,8 @@ def unknown_name(database: Database, kinds: Sequence[str], name: str, others: Se
         name: The name.
         others: Of which other kinds there is something of this name.
     """
-    text = f"there is no {' or '.join(kinds)} named {name!r}"
+    *first, last = kinds
+    text = f"there is no {', '.join(first)}{' or ' if first else ''}{last} named {name!r}"
     for kind in kinds:
         if (target := _renamed_to(database, kind, name)) is not None:
             return f"{text} any more: {'it' if len(kinds) == 1 else f'the {kind}'} was renamed to {target!r}"

@@ -6,6 +6,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import Corrupt, Denied, HoldfastError, InvalidInput, NotFound
+from holdfast.registry.graph.facts import facts_of
+from holdfast.registry.graph.record_links import DATASET
 from holdfast.registry.proof.attestations import read_attestation
 from holdfast.registry.proof.hashing import BlockHasher, named_links
 from holdfast.registry.proof.lineage_node import SEE_ABOVE, Fault, LineageNode
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["verify"]
 
-DATASET = "dataset"
 MAX_DEPTH = 64
 _ANCESTORS = ("parent", "provenance")
 """The fields of a dataset's manifest that link what it was made from, and the roles of those in the tree."""
@@ -169,7 +170,7 @@ class _Walk:
                 "are right, and nothing that it says was checked; look with a newer release"
             )
         RECORDS[node.kind].from_record(record, node.cid)
-        node.detail = _detail(record)
+        node.detail = ", ".join(facts_of(node.kind, record))
         if all(child.error is None for child in node.children):
             self._check_agreement(node.cid, record)
 
@@ -178,7 +179,7 @@ class _Walk:
 
         node.hashed = self._deep
         manifest = Manifest.from_plain(node.cid, record)
-        node.detail = ", ".join(f"{name} {split.rows} rows" for name, split in manifest.splits.items())
+        node.detail = ", ".join(facts_of(DATASET, record))
         if whole:
             lists: _Roots = [((split,), link) for split, one in manifest.splits.items() for link in one.lists]
             shards = [
@@ -300,18 +301,3 @@ def _kind_of(record: Any, cid: Cid) -> str | None:
     if kind is not None and not isinstance(kind, str):
         raise Corrupt(f"the record {cid} has a kind that is no text: {kind!r:.80}")
     return kind
-
-
-def _detail(record: dict[str, Any]) -> str:
-    kind = record["kind"]
-    if kind == "code":
-        return str(record["entry"])
-    if kind == "environment":
-        return f"Python {record['python']}, torch {record['packages'].get('torch', 'none')}"
-    if kind == "run":
-        return f"{record['workers']} workers, seed {record['seed']}"
-    if kind == "conversion":
-        return f"max difference {record['comparison'].get('max_difference')}"
-    if kind == "index":
-        return f"{record['rows']} vectors of {record['dim']}, {record['factory']}"
-    return ""

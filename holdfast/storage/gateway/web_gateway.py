@@ -23,6 +23,7 @@ from aiohttp import web
 
 from holdfast import __version__
 from holdfast.errors import HoldfastError, InvalidInput, NotFound, Unsupported
+from holdfast.sizes import human_size
 from holdfast.storage.block_store import SupportsPrefetch, VerifyingStore, inline_block
 from holdfast.storage.cid import DAG_CBOR, DAG_PB, RAW, Buffer, Cid
 from holdfast.storage.content import ContentStore
@@ -519,15 +520,6 @@ def page(title: str, body: str) -> bytes:
 def _shown(name: str) -> str:
     """A name without letters that would change how the rest of the page reads."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
-
-
-def human_size(size: int) -> str:
-    """A size as people read it: ``1.5 MiB``."""
-    value, units = float(size), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
-    while value >= 1023.95 and len(units) > 1:
-        value /= 1024
-        del units[0]
-    return f"{size} B" if units[0] == "B" else f"{value:,.1f} {units[0]}"
 
 
 _TITLES = {400: "That address can't be read", 404: "Not found here", 412: "Not here now", 503: "Too busy"}

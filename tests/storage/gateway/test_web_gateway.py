@@ -14,7 +14,7 @@ from holdfast.storage.content import ContentStore
 from holdfast.storage.formats import dag_cbor, dag_json
 from holdfast.storage.formats.dag_pb import PbLink, PbNode, UnixFs, UnixFsType, encode_node
 from holdfast.storage.gateway import web_gateway
-from holdfast.storage.gateway.web_gateway import gateway_app, human_size, media_type
+from holdfast.storage.gateway.web_gateway import gateway_app, media_type
 from holdfast.storage.testing import block
 from tests.storage.gateway.gateway_client import (
     TOKEN,
@@ -551,21 +551,6 @@ def test_the_start_page_leads_to_what_is_asked_for(gateway, store):
         assert ask(f"{gateway}/?path={quote(given)}")[0] == 400
     assert ask(f"{gateway}/ipns/example.com")[0] == 501
     assert ask(f"{gateway}/metrics")[0] == 200
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [
-        (0, "0 B"),
-        (1023, "1023 B"),
-        (1024, "1.0 KiB"),
-        (1_048_575, "1.0 MiB"),
-        (1 << 30, "1.0 GiB"),
-        (1 << 60, "1,024.0 PiB"),
-    ],
-)
-def test_a_size_is_written_as_people_read_it(size, text):
-    assert human_size(size) == text
 
 
 def test_a_record_that_is_not_its_codec_is_an_error_not_a_crash(gateway, source):
