@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from holdfast.cluster.backend import Backend
     from holdfast.registry.archive.exporting import Exported
     from holdfast.registry.archive.importing import Imported
+    from holdfast.registry.names import Names
+    from holdfast.registry.proof import Attestations
     from holdfast.storage.content import ContentStore
 
 __all__ = ["RegistryArchives"]
@@ -32,6 +34,10 @@ class RegistryArchives:
         self._store = store
         self._backend = backend
 
+    @property
+    def _parts(self) -> tuple[ContentStore, Names, Attestations]:
+        return self._store, self._backend.names, self._backend.attestations
+
     def export_to(
         self,
         path: str | Path,
@@ -41,7 +47,7 @@ class RegistryArchives:
         amount: str = "all",
         progress: Callable[[int], object] | None = None,
     ) -> Exported:
-        """Names with their records and bytes as one CAR file, which :meth:`import_from` takes in anywhere, offline.
+        """Names with their records, signatures and bytes as one CAR file, which :meth:`import_from` takes in anywhere, offline.
 
         Args:
             path: The file, which must not exist.
@@ -54,9 +60,7 @@ class RegistryArchives:
             NotFound: No such name, or a block that nobody has; nothing is written.
             Conflict: The file exists.
         """
-        return export_archive(
-            self._store, self._backend.names, path, refs=refs, kind=kind, amount=amount, progress=progress
-        )
+        return export_archive(*self._parts, path, refs=refs, kind=kind, amount=amount, progress=progress)
 
     def import_from(
         self,
@@ -81,8 +85,7 @@ class RegistryArchives:
             InvalidInput: It is no archive of a registry, or a name can't be one.
         """
         return import_archive(
-            self._store,
-            self._backend.names,
+            *self._parts,
             source,
             prefix=prefix,
             rename=rename,
@@ -113,8 +116,8 @@ class RegistryArchives:
             progress: Told how many more bytes were read.
         """
         return copy_names(
-            (self._store, self._backend.names),
-            (target._store, target._backend.names),
+            self._parts,
+            target._parts,
             refs=refs,
             kind=kind,
             amount=amount,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from holdfast.registry import Database, SqliteNames
 from holdfast.registry.archive.archive_record import ArchivedName, ArchiveRecord
 from holdfast.registry.archive.exporting import export_archive
 from holdfast.registry.archive.importing import copy_names, import_archive
+from holdfast.registry.proof import SigningKey, SqliteAttestations, read_attestation, sign
 from holdfast.storage.block_store import VerifyingStore
 from holdfast.storage.cid import DAG_CBOR, Cid
 from holdfast.storage.content import ContentStore
@@ -21,6 +23,7 @@ from holdfast.storage.datasets.dataset import open_dataset, store_dataset
 from holdfast.storage.datasets.versions import append
 from holdfast.storage.formats import dag_cbor
 from holdfast.storage.formats.car import car_blocks, car_frames
+from holdfast.storage.local.collector import Collector
 from holdfast.storage.local.local_store import LocalStore
 from holdfast.storage.local.pins import Pins
 from tests.registry.lineages import stored_conversion, stored_index, stored_model
@@ -31,13 +34,15 @@ class Place(NamedTuple):
 
     store: ContentStore
     names: SqliteNames
+    attestations: SqliteAttestations
     database: Database
+    blocks: LocalStore
 
     def state(self):
         """Everything that an import could change."""
         rows = [
             tuple(row)
-            for table in ("versions", "aliases", "commits")
+            for table in ("versions", "aliases", "commits", "attestations")
             for row in self.database.rows(f"SELECT * FROM {table}")
         ]
         return rows, set(self.store.blocks.multihashes())
@@ -51,7 +56,9 @@ def place(tmp_path):
             blocks = stack.enter_context(closing(LocalStore(tmp_path / name / "blocks")))
             database = stack.enter_context(closing(Database(tmp_path / name / "registry.db")))
             store = ContentStore(VerifyingStore(blocks, source="the disk"), pins=Pins(blocks))
-            return Place(store, SqliteNames(database, store), database)
+            return Place(
+                store, SqliteNames(database, store), SqliteAttestations(database, store), database, blocks
+            )
 
         yield make
 
@@ -60,7 +67,7 @@ def place(tmp_path):
 def here(place) -> Place:
     """A registry with two versions of a model, its data of two versions, an index and a conversion."""
     made: Place = place("here")
-    store, names, _ = made
+    store, names = made[:2]
     first = store_dataset(
         store, {"train": {"x": np.arange(5000.0)}, "test": {"x": np.arange(10.0)}}, chunk_size=4096
     )
@@ -76,16 +83,26 @@ def here(place) -> Place:
     conversion = stored_conversion(store, new, second.cid)
     names.register("conversion", str(new), "1.0.0", conversion)
     names.register("index", "wines", "1.0.0", stored_index(store, new, conversion, first.cid))
-    names.register("model", "other", "1.0.0", stored_model(store, first.cid, seed=9))
+    other = stored_model(store, first.cid, seed=9)
+    names.register("model", "other", "1.0.0", other)
+    key = SigningKey.generate("alice")
+    for about in (old, first.cid, (new, other)):
+        sign(store, made.attestations, about, key)
     return made
 
 
 def exported(here: Place, path, **options):
-    return export_archive(here.store, here.names, path, **options)
+    return export_archive(*here[:3], path, **options)
 
 
 def taken(there: Place, source, **options):
-    return import_archive(there.store, there.names, source, **options)
+    return import_archive(*there[:3], source, **options)
+
+
+def signed(at: Place, *subjects: Cid):
+    """Who signed what about these, each checked now."""
+    found = {entry.attestation for entry in at.attestations.find(subjects)}
+    return {(cid, str(key)) for cid in found for key in read_attestation(at.store, cid).check()}
 
 
 def what(names: SqliteNames):
@@ -359,10 +376,10 @@ def test_an_export_that_can_not_be_finished_leaves_no_file(here, tmp_path):
 
 def test_names_go_from_registry_to_registry_with_no_file_between(here, place):
     there = place("there")
-    done = copy_names(here[:2], there[:2], refs=["digits@champion", "wines"], prefix="copy-")
+    done = copy_names(here[:3], there[:3], refs=["digits@champion", "wines"], prefix="copy-")
     assert {e.name for e in there.names.entries() if e.kind != "conversion"} == {"copy-digits", "copy-wines"}
     assert done.new == 3
-    assert copy_names(here[:2], there[:2], refs=["digits@champion", "wines"], prefix="copy-").new == 0
+    assert copy_names(here[:3], there[:3], refs=["digits@champion", "wines"], prefix="copy-").new == 0
 
 
 def test_tags_and_what_a_model_is_found_by_arrive_too_and_own_tags_stay(here, place, tmp_path):
@@ -386,6 +403,57 @@ def test_the_changes_of_the_names_go_along_as_evidence_and_are_kept(here, place,
     assert len(own) == 4
     for commit in own:
         assert there.store.get_record(commit.cid) == here.store.get_record(commit.cid)
+
+
+def test_signatures_on_what_is_in_an_archive_go_along_and_are_kept(here, place, tmp_path):
+    old, new, other = (here.names.resolve("model", ref).cid for ref in ("digits:1.0.0", "digits", "other"))
+    data = here.names.resolve("dataset", "wine:1.0.0").cid
+    there = place("there")
+    assert exported(here, tmp_path / "a.car", refs=["digits"]).attestations == 2
+    assert taken(there, tmp_path / "a.car").attestations == 2
+    assert signed(there, old) == signed(here, old) != set()
+    assert signed(there, data) == signed(here, data) != set()  # of an ancestor of what was named
+    assert signed(there, new) == set()  # about something else, too, which stayed behind
+    Collector(there.blocks, Pins(there.blocks), grace_s=0.0).collect()
+    assert signed(there, old) == signed(here, old)
+    whole = exported(here, tmp_path / "whole.car")
+    assert taken(there, tmp_path / "whole.car").attestations == whole.attestations == 3
+    assert signed(there, new, other) == signed(here, new, other) != set()
+
+
+def test_a_forged_attestation_stops_the_import(here, place, archive):
+    root, pairs = archive
+    records = {cid: dag_cbor.decode(data) for cid, data in pairs if cid.codec == DAG_CBOR}
+    good = ArchiveRecord.of_records(root, records)
+    (attestation,) = [cid for cid in good.attestations if records[cid]["subjects"] == [good.names[0].cid]]
+    own = {cid for cid, _ in good.blocks()}
+    there = place("there")
+    before = there.state()
+
+    def with_attestation(record):
+        data = dag_cbor.encode(record)
+        forged = Cid.of(data, DAG_CBOR)
+        parts = replace(good, attestations=(forged,)).blocks()
+        rest = [pair for pair in pairs if pair[0] not in own and pair[0] not in good.attestations]
+        return written(parts[0][0], [*parts, (forged, data), *rest])
+
+    record = records[attestation]
+    envelope = record["envelope"]
+    broken = {**envelope["signatures"][0], "sig": bytes(64)}
+    elsewhere = sign(
+        here.store, here.attestations, here.names.resolve("model", "other").cid, SigningKey.generate("alice")
+    )
+    for forged, words in (
+        ({**record, "envelope": {**envelope, "signatures": [broken]}}, "can't be kept"),
+        ({**record, "envelope": {**envelope, "signatures": []}}, "attestation"),
+        ({**record, "subjects": [root]}, "what was signed is about"),
+        ({"kind": "note"}, "is note"),
+        (here.store.get_record(elsewhere), "which is not in the archive"),
+    ):
+        with pytest.raises(Corrupt, match=words):
+            taken(there, with_attestation(forged))
+        assert there.state() == before
+    assert taken(there, with_attestation(record)).attestations == 1
 
 
 def test_thousands_of_names_outgrow_no_block(here):

@@ -99,7 +99,8 @@ def _export(arguments: argparse.Namespace) -> None:
             progress=progress,
         )
     lines = [f"{name.kind:<8}  {name.name}:{name.version}  {name.cid}" for name in done.names]
-    lines.append(f"{arguments.output}  {human_size(done.size_bytes)}  {done.root}")
+    told = f", {done.attestations} signed" if done.attestations else ""
+    lines.append(f"{arguments.output}  {human_size(done.size_bytes)}{told}  {done.root}")
     show(arguments, done.to_json() | {"path": arguments.output}, "\n".join(lines))
 
 
@@ -137,5 +138,8 @@ def _copy(arguments: argparse.Namespace) -> None:
 def _show(arguments: argparse.Namespace, done: Imported) -> None:
     lines = [f"{entry.kind:<8}  {entry.name}:{entry.version}  {entry.cid}" for entry in done.entries]
     lines += [f"{alias} points to another version here, and stays there" for alias in done.kept_aliases]
-    lines.append(f"{done.new} of {len(done.entries)} names are new, {human_size(done.new_bytes)} of bytes")
+    signed = f", {done.attestations} attestations" if done.attestations else ""
+    lines.append(
+        f"{done.new} of {len(done.entries)} versions are new, {human_size(done.new_bytes)} of new blocks{signed}"
+    )
     show(arguments, done.to_json(), "\n".join(lines))

@@ -264,7 +264,8 @@ def _fsck(arguments: argparse.Namespace) -> None:
             if arguments.repair
             else "run 'holdfast fsck --repair' where peers have them"
         )
-        raise Corrupt(f"{report.bad} blocks are bad or missing: {advice}")
+        many = "block is" if report.bad == 1 else "blocks are"
+        raise Corrupt(f"{report.bad} {many} bad or missing: {advice}")
 
 
 def _export(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The root of an archive: which names it holds, and the commits that made them, in records that no number of names outgrows."""
+"""The root of an archive: its names, the commits that made them and who signed what, in records that no number of names outgrows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ARCHIVE", "ArchiveRecord", "ArchivedName"]
 
-ARCHIVE, ENTRIES, COMMITS = "archive", "archive-entries", "archive-commits"
+ARCHIVE, ENTRIES, COMMITS, ATTESTATIONS = (
+    "archive",
+    "archive-entries",
+    "archive-commits",
+    "archive-attestations",
+)
 FORMAT = 1
 _IN_ONE = 2000
 """Entries of one record: it stays well below the size of a block."""
@@ -86,6 +91,8 @@ class ArchiveRecord:
     names: tuple[ArchivedName, ...]
     commits: tuple[Cid, ...]
     """The changes of these names in the registry that it came from, newest first."""
+    attestations: tuple[Cid, ...] = ()
+    """What was signed about records that are in it. An archive from before there were any has none."""
 
     def blocks(self) -> list[tuple[Cid, bytes]]:
         """The records, the root first."""
@@ -106,6 +113,8 @@ class ArchiveRecord:
             "names": listed(ENTRIES, [name.to_record() for name in self.names]),
             "commits": listed(COMMITS, self.commits),
         }
+        if self.attestations:
+            root["attestations"] = listed(ATTESTATIONS, self.attestations)
         data = dag_cbor.encode(root)
         return [(Cid.of(data, DAG_CBOR), data), *below]
 
@@ -125,7 +134,7 @@ class ArchiveRecord:
             raise Unsupported(
                 f"the archive {root} has the format {record.get('format')!r:.40}; this holdfast reads {FORMAT}"
             )
-        links = [record.get("names"), record.get("commits")]
+        links = [record.get("names"), record.get("commits"), record.get("attestations", [])]
         if not all(isinstance(some, list) and all(isinstance(link, Cid) for link in some) for some in links):
             raise Corrupt(f"the archive {root} does not say what is in it")
         return [link for some in links for link in some or ()]
@@ -142,7 +151,7 @@ class ArchiveRecord:
 
         def items(field: str, kind: str) -> list[Any]:
             found: list[Any] = []
-            for link in record[field]:
+            for link in record.get(field, ()):
                 one = records[link]
                 if (
                     not isinstance(one, dict)
@@ -153,11 +162,12 @@ class ArchiveRecord:
                 found += one["items"]
             return found
 
-        commits = items("commits", COMMITS)
-        if not all(isinstance(commit, Cid) for commit in commits):
-            raise Corrupt(f"the archive {root} lists commits that are no links")
+        commits, attestations = items("commits", COMMITS), items("attestations", ATTESTATIONS)
+        if not all(isinstance(link, Cid) for link in (*commits, *attestations)):
+            raise Corrupt(f"the archive {root} lists commits or attestations that are no links")
         return cls(
             amount=check_amount(str(record.get("bytes"))),
             names=tuple(ArchivedName.from_record(item) for item in items("names", ENTRIES)),
             commits=tuple(commits),
+            attestations=tuple(attestations),
         )

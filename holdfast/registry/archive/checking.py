@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from holdfast.errors import Corrupt, HoldfastError, NotFound
 from holdfast.registry.archive.archive_record import ARCHIVE, ArchiveRecord
 from holdfast.registry.archive.contents import Amount, Below, check_amount, links_below, record_in
-from holdfast.registry.records import RECORDS
+from holdfast.registry.proof.attestations import Attestation
+from holdfast.registry.records import RECORDS, AttestationRecord
 from holdfast.storage.cid import RAW, Cid
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class ArchiveCheck:
         self._own: dict[Cid, Any] = {}
         self._kinds: dict[Cid, str] = {}
         self._faults: dict[Cid, str] = {}
+        self._about: dict[Cid, tuple[Cid, ...]] = {}
+        """The subjects of each attestation that is signed rightly."""
         self._archive: ArchiveRecord | None = None
 
     @property
@@ -80,7 +83,11 @@ class ArchiveCheck:
                 self._note_own(cid, record)
             if kind in RECORDS:
                 try:
-                    RECORDS[kind].from_record(record, cid)
+                    read = RECORDS[kind].from_record(record, cid)
+                    if isinstance(read, AttestationRecord):
+                        attestation = Attestation.of_record(cid, read)
+                        attestation.check()
+                        self._about[cid] = attestation.statement.subjects
                 except HoldfastError as error:
                     self._faults[cid] = str(error)
         self._below[cid] = links_below(cid, data, amount=self._amount)
@@ -116,6 +123,14 @@ class ArchiveCheck:
                 fault = self._faults.get(name.cid, f"{name.cid} is {kind}")
                 raise Corrupt(
                     f"the archive calls {name.name}:{name.version} a {name.kind}, but {fault}; nothing was imported"
+                )
+        for cid in self.archive.attestations:
+            if cid not in self._about:
+                fault = self._faults.get(cid, f"{cid} is {self._kinds.get(cid, 'no record')}")
+                raise Corrupt(f"the archive lists {cid} as an attestation, but {fault}; nothing was imported")
+            if absent := [subject for subject in self._about[cid] if subject not in by]:
+                raise Corrupt(
+                    f"the attestation {cid} is about {absent[0]}, which is not in the archive; nothing was imported"
                 )
 
     def _needed(self) -> tuple[list[Cid], dict[Cid, Cid]]:

@@ -19,7 +19,8 @@ __all__ = ["Amount", "Below", "blocks_of", "check_amount", "links_below", "recor
 
 Amount = Literal["all", "files", "records"]
 """How much goes along: everything; all but the rows of datasets; or records only, for lineage without weights."""
-COMMIT = "commit"
+EVIDENCE = ("commit", "attestation")
+"""Kinds that stand for themselves: what they link is in the archive for its own sake, or not at all."""
 
 Below = tuple[Cid, bool]
 """A link, and whether it is to a dataset that another was made from: of such, only the manifest goes along."""
@@ -47,8 +48,8 @@ def links_below(cid: Cid, data: Buffer, *, amount: Amount) -> tuple[list[Below],
     """What must come along with a block, and what must where it is only a dataset that another was made from."""
     record = record_in(cid, data)
     kind = record.get("kind") if record is not None else None
-    if kind == COMMIT:
-        return [], []  # evidence by itself: the commits before it are of other names, too
+    if kind in EVIDENCE:
+        return [], []
     if record is None or kind != DATASET:
         links = links_of(cid, data)
         wanted = [(link, False) for link in links if amount != "records" or link.codec == DAG_CBOR]

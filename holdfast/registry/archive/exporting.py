@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.errors import Conflict, NotFound, disk_errors
 from holdfast.registry.archive.archive_record import ArchivedName, ArchiveRecord
 from holdfast.registry.archive.contents import blocks_of, check_amount
+from holdfast.registry.proof.attestations import read_attestation
 from holdfast.storage.formats.car import car_frames
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from holdfast.registry.names import NameEntry, Names
+    from holdfast.registry.proof import Attestations
     from holdfast.storage.cid import Buffer, Cid
     from holdfast.storage.content import ContentStore
 
@@ -31,6 +33,8 @@ class Exported:
 
     root: Cid
     names: tuple[ArchivedName, ...]
+    attestations: int
+    """How many signed statements about what is in it go along."""
     size_bytes: int
 
     def to_json(self) -> dict[str, Any]:
@@ -38,6 +42,7 @@ class Exported:
         return {
             "root": str(self.root),
             "names": [f"{name.kind} {name.name}:{name.version}" for name in self.names],
+            "attestations": self.attestations,
             "size_bytes": self.size_bytes,
         }
 
@@ -45,6 +50,7 @@ class Exported:
 def export_archive(
     store: ContentStore,
     names: Names,
+    attestations: Attestations,
     path: str | os.PathLike[str],
     *,
     refs: Sequence[str] | None = None,
@@ -57,6 +63,7 @@ def export_archive(
     Args:
         store: Gives the blocks; missing ones are fetched.
         names: Of the registry.
+        attestations: Of the registry; those about records of the archive go along.
         path: The file, which must not exist.
         refs: ``name`` (all its versions), ``name:1.0.0`` or ``name@alias``; None for the whole registry.
         kind: Look for the references among ``model``, ``index`` or ``dataset`` only; default: in this order.
@@ -73,7 +80,7 @@ def export_archive(
         raise Conflict(f"{target} exists: choose another name, or remove it first")
     if not target.parent.is_dir():
         raise NotFound(f"there is no folder {target.parent} to write {target.name} to")
-    root, archive, blocks = archive_of(store, names, refs=refs, kind=kind, amount=amount)
+    root, archive, blocks = archive_of(store, names, attestations, refs=refs, kind=kind, amount=amount)
     partial = target.with_name(f".{target.name}.part")
     written = 0
     try:
@@ -88,12 +95,15 @@ def export_archive(
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    return Exported(root=root, names=archive.names, size_bytes=written)
+    return Exported(
+        root=root, names=archive.names, attestations=len(archive.attestations), size_bytes=written
+    )
 
 
 def archive_of(
     store: ContentStore,
     names: Names,
+    attestations: Attestations,
     *,
     refs: Sequence[str] | None = None,
     kind: str | None = None,
@@ -109,12 +119,13 @@ def archive_of(
         amount=wanted,
         names=tuple(ArchivedName.of(entry) for entry in entries),
         commits=tuple(_commits(names, entries)),
+        attestations=tuple(_attestations(store, attestations, [entry.cid for entry in entries])),
     )
     records = archive.blocks()
     own = {cid for cid, _ in records}
 
     def blocks() -> Iterator[tuple[Cid, Buffer]]:
-        roots = chain((name.cid for name in archive.names), archive.commits)
+        roots = chain((name.cid for name in archive.names), archive.commits, archive.attestations)
         below = (pair for pair in blocks_of(store, dict.fromkeys(roots), amount=wanted) if pair[0] not in own)
         yield from chain(records, below)
 
@@ -148,3 +159,12 @@ def _commits(names: Names, entries: list[NameEntry]) -> list[Cid]:
         return any((change.get("kind"), change.get(field)) in of for field in ("name", "to"))
 
     return [commit.cid for commit in names.history() if concerns(commit.change)]
+
+
+def _attestations(store: ContentStore, attestations: Attestations, roots: Sequence[Cid]) -> list[Cid]:
+    """The attestations that are about records below some roots, and about nothing else."""
+    records = {cid for cid, _ in blocks_of(store, roots, amount="records")}
+    found = {entry.attestation for entry in attestations.find(list(records))}
+    return sorted(
+        (cid for cid in found if records.issuperset(read_attestation(store, cid).statement.subjects)), key=str
+    )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from holdfast.registry.archive.archive_record import ArchivedName, ArchiveRecord
     from holdfast.registry.names import NameEntry, Names
+    from holdfast.registry.proof import Attestations
     from holdfast.storage.cid import Buffer, Cid
     from holdfast.storage.content import ContentStore
 
@@ -40,6 +41,8 @@ class Imported:
     """How many of them were not here before."""
     kept_aliases: tuple[str, ...]
     """Aliases that point to another version here, and were left alone: ``digits@champion``."""
+    attestations: int
+    """How many signed statements about what came in came along; whom to trust is still said here."""
     new_bytes: int
 
     def to_json(self) -> dict[str, Any]:
@@ -49,6 +52,7 @@ class Imported:
             "names": [entry.to_json() for entry in self.entries],
             "new": self.new,
             "kept_aliases": list(self.kept_aliases),
+            "attestations": self.attestations,
             "new_bytes": self.new_bytes,
         }
 
@@ -56,6 +60,7 @@ class Imported:
 def import_archive(
     store: ContentStore,
     names: Names,
+    attestations: Attestations,
     source: str | os.PathLike[str] | BinaryIO,
     *,
     prefix: str = "",
@@ -68,6 +73,7 @@ def import_archive(
     Args:
         store: Takes the blocks.
         names: Take the names.
+        attestations: Take what was signed.
         source: The CAR file, or a stream of one.
         prefix: Put before each name that ``rename`` does not mention.
         rename: Other names, by the archive's own.
@@ -80,7 +86,7 @@ def import_archive(
         Conflict: A version is something else here; or was, before it was removed.
         InvalidInput: It is no archive of a registry, or a name can't be one.
     """
-    naming = _Naming(store, names, prefix, rename or {})
+    naming = _Naming(store, names, attestations, prefix=prefix, rename=rename or {})
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if not path.is_file():
@@ -106,8 +112,8 @@ def _import_stream(
 
 
 def copy_names(
-    source: tuple[ContentStore, Names],
-    target: tuple[ContentStore, Names],
+    source: tuple[ContentStore, Names, Attestations],
+    target: tuple[ContentStore, Names, Attestations],
     *,
     refs: Sequence[str] | None = None,
     kind: str | None = None,
@@ -131,10 +137,9 @@ def copy_names(
         progress: Told how many more bytes were read.
     """
     root, _, blocks = archive_of(*source, refs=refs, kind=kind, amount=amount)
-    store, names = target
-    return _take_in(
-        store, _Naming(store, names, prefix, rename or {}), root, _counted(blocks, progress), publish
-    )
+    store, names, attestations = target
+    naming = _Naming(store, names, attestations, prefix=prefix, rename=rename or {})
+    return _take_in(store, naming, root, _counted(blocks, progress), publish)
 
 
 def _counted(
@@ -164,15 +169,31 @@ def _take_in(
         entries, new, kept = naming.give(check.archive)
         for commit in check.archive.commits:
             store.hold(f"imported commit {commit}", commit, recursive=False)
-    return Imported(root=root, entries=tuple(entries), new=new, kept_aliases=tuple(kept), new_bytes=new_bytes)
+    return Imported(
+        root=root,
+        entries=tuple(entries),
+        new=new,
+        kept_aliases=tuple(kept),
+        attestations=len(check.archive.attestations),
+        new_bytes=new_bytes,
+    )
 
 
 class _Naming:
-    """The names of an archive as they shall be here."""
+    """The names of an archive as they shall be here, with what was signed about what they name."""
 
-    def __init__(self, store: ContentStore, names: Names, prefix: str, rename: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        store: ContentStore,
+        names: Names,
+        attestations: Attestations,
+        *,
+        prefix: str,
+        rename: Mapping[str, str],
+    ) -> None:
         self._store = store
         self._names = names
+        self._attestations = attestations
         self._prefix = prefix
         self._rename = rename
 
@@ -224,6 +245,8 @@ class _Naming:
         ]
         for name in archive.names:
             self._tag(name)
+        for attestation in archive.attestations:
+            self._attestations.add(attestation)
         entries = [
             self._names.resolve(name.kind, f"{self._new(name)}:{name.version}") for name in archive.names
         ]

@@ -91,10 +91,45 @@ class Attestation:
     envelope: Envelope
     statement: Statement
 
+    @classmethod
+    def of_record(cls, cid: Cid, record: AttestationRecord) -> Attestation:
+        """The attestation in a record.
+
+        Raises:
+            Corrupt: Its links are not the subjects of what was signed, or it is broken in another way.
+        """
+        try:
+            envelope = Envelope.from_plain(record.envelope)
+            statement = _statement_of(envelope)
+        except (Corrupt, InvalidInput) as error:
+            raise Corrupt(f"the attestation {cid} is broken: {error}") from error
+        if statement.subjects != tuple(record.subjects):
+            raise Corrupt(
+                f"the attestation {cid} links {', '.join(map(str, record.subjects)) or 'nothing'}, but what was signed is about "
+                f"{', '.join(map(str, statement.subjects))}"
+            )
+        return cls(cid=cid, envelope=envelope, statement=statement)
+
     @property
     def vouches(self) -> bool:
         """Whether it says "I vouch for this", and not something else."""
         return self.statement.predicate_type == VOUCH
+
+    def check(self) -> list[PublicKey]:
+        """The keys that signed it, where it can be kept.
+
+        Raises:
+            Corrupt: A signature is wrong.
+            InvalidInput: No signature is by a key that it names.
+        """
+        wrong = next((one for one in self.envelope.check() if one.key is not None and one.problem), None)
+        if wrong is not None:
+            raise Corrupt(f"the attestation {self.cid} can't be kept: {wrong.keyid}: {wrong.problem}")
+        if not (signers := self.signers()):
+            raise InvalidInput(
+                f"the attestation {self.cid} can't be kept: none of its signatures is by an Ed25519 key that it names"
+            )
+        return signers
 
     def signers(self, others: Iterable[PublicKey] = ()) -> list[PublicKey]:
         """The keys whose signatures are right.
@@ -124,18 +159,7 @@ def read_attestation(store: ContentStore, cid: Cid) -> Attestation:
         InvalidInput: It is another kind of record.
         Corrupt: Its links are not the subjects of what was signed, or it is broken in another way.
     """
-    record = load_record(store, cid, AttestationRecord)
-    try:
-        envelope = Envelope.from_plain(record.envelope)
-        statement = _statement_of(envelope)
-    except (Corrupt, InvalidInput) as error:
-        raise Corrupt(f"the attestation {cid} is broken: {error}") from error
-    if statement.subjects != tuple(record.subjects):
-        raise Corrupt(
-            f"the attestation {cid} links {', '.join(map(str, record.subjects)) or 'nothing'}, but what was signed is about "
-            f"{', '.join(map(str, statement.subjects))}"
-        )
-    return Attestation(cid=cid, envelope=envelope, statement=statement)
+    return Attestation.of_record(cid, load_record(store, cid, AttestationRecord))
 
 
 def _statement_of(envelope: Envelope) -> Statement:
@@ -190,15 +214,7 @@ class SqliteAttestations:
     def add(self, attestation: Cid) -> list[AttestationEntry]:
         """Note a stored attestation, and keep it; see :class:`Attestations`."""
         found = read_attestation(self._store, attestation)
-        checked = found.envelope.check()
-        signers = found.signers()
-        wrong = next((one for one in checked if one.key is not None and one.problem), None)
-        if wrong is not None:
-            raise Corrupt(f"the attestation {attestation} can't be kept: {wrong.keyid}: {wrong.problem}")
-        if not signers:
-            raise InvalidInput(
-                f"the attestation {attestation} can't be kept: none of its signatures is by an Ed25519 key that it names"
-            )
+        signers = found.check()
         for subject in found.statement.subjects:
             if not self._store.blocks.has(subject):
                 raise NotFound(f"{subject} is not in this store, so what is said about it can't be kept here")
