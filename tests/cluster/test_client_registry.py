@@ -248,8 +248,12 @@ def test_a_master_answers_for_lineage_cache_and_rows_as_a_home_of_its_own_does(c
     spec = RunSpec(code=code, data=client.datasets.resolve("numbers"), config={})
     with listening_master(tmp_path / "master") as (master, _):
         with holdfast.connect(master.url, home=tmp_path / "remote", token=master.token) as remote:
+            attestation = client.sign("scale", claims={"reviewed": True})
             done = client.registry.copy_to(remote.registry, refs=["scale", "numbers"])
-            assert done.new == 3
+            assert (done.new, done.attestations) == (3, 1)
+            (signed,) = remote.signatures.of([run.model])[run.model]
+            assert (signed.attestation, signed.vouches, signed.name) == (attestation, True, None)
+            assert client.registry.copy_to(remote.registry, refs=["scale"]).new == 0
             assert {e.name for e in remote.models.entries()} == {"scale"}
             assert remote.verify("scale@champion").ok
             assert remote.lineage("numbers").to_json() == client.lineage("numbers").to_json()

@@ -14,6 +14,7 @@ from holdfast.sizes import human_size
 if TYPE_CHECKING:
     import argparse
 
+    from holdfast.registry.archive.exporting import Exported
     from holdfast.registry.archive.importing import Imported
 
 __all__ = ["add_commands"]
@@ -99,8 +100,7 @@ def _export(arguments: argparse.Namespace) -> None:
             progress=progress,
         )
     lines = [f"{name.kind:<8}  {name.name}:{name.version}  {name.cid}" for name in done.names]
-    told = f", {done.attestations} signed" if done.attestations else ""
-    lines.append(f"{arguments.output}  {human_size(done.size_bytes)}{told}  {done.root}")
+    lines.append(f"{arguments.output}  {human_size(done.size_bytes)}{_attested(done)}  {done.root}")
     show(arguments, done.to_json() | {"path": arguments.output}, "\n".join(lines))
 
 
@@ -138,8 +138,11 @@ def _copy(arguments: argparse.Namespace) -> None:
 def _show(arguments: argparse.Namespace, done: Imported) -> None:
     lines = [f"{entry.kind:<8}  {entry.name}:{entry.version}  {entry.cid}" for entry in done.entries]
     lines += [f"{alias} points to another version here, and stays there" for alias in done.kept_aliases]
-    signed = f", {done.attestations} attestations" if done.attestations else ""
     lines.append(
-        f"{done.new} of {len(done.entries)} versions are new, {human_size(done.new_bytes)} of new blocks{signed}"
+        f"{done.new} of {len(done.entries)} versions are new, {human_size(done.new_bytes)} of new blocks{_attested(done)}"
     )
     show(arguments, done.to_json(), "\n".join(lines))
+
+
+def _attested(done: Exported | Imported) -> str:
+    return f", {done.attestations} attestation{'s' * (done.attestations != 1)}" if done.attestations else ""
