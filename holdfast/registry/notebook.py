@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import shlex
 import sys
 from contextlib import ExitStack
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from holdfast.errors import InvalidInput
@@ -46,13 +48,38 @@ class _Magic:
         metrics = self._collector(options.into)
         before = max((m.number for m in metrics.measurements()), default=0)
         with metrics.track_cell(options.model), ExitStack() as watched:
-            if not options.no_autolog and any(name in sys.modules for name in FRAMEWORKS):
-                watched.enter_context(autolog(metrics, model=options.model))
-            _raise(self._shell.run_cell(cell))
+            if not options.no_autolog and (frameworks := self._frameworks(cell)):
+                watched.enter_context(autolog(metrics, model=options.model, frameworks=frameworks))
+            self._run(cell)
         new = metrics.measurements(after=before)
         print(_told(options.model, new))  # noqa: T201 -- what a magic tells stands below its cell
         if not options.no_plot and any(m.step is not None and m.subject == options.model for m in new):
             create_visualization(metrics).plot_training_metrics(options.model, show_plot=True)
+
+    def _frameworks(self, cell: str) -> list[str]:
+        """Those that are imported already, and those that the cell is about to import."""
+        try:
+            nodes = list(ast.walk(ast.parse(self._shell.transform_cell(cell))))
+        except SyntaxError:
+            nodes = []  # which is for the shell to say
+        named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        named |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+        packages = {name.partition(".")[0] for name in named}
+        return [name for name in FRAMEWORKS if name in sys.modules or (name in packages and find_spec(name))]
+
+    def _run(self, cell: str) -> None:
+        """Run the cell; its error ends the magic, too, and is shown once, as the cell's."""
+        shown: list[list[str]] = []
+        show = self._shell._showtraceback  # noqa: SLF001 -- made to be replaced by who shows it elsewhere
+        self._shell._showtraceback = lambda _kind, _error, lines: shown.append(lines)  # noqa: SLF001
+        try:
+            result = self._shell.run_cell(cell)
+        finally:
+            self._shell._showtraceback = show  # noqa: SLF001
+        error = result.error_before_exec or result.error_in_exec
+        if error is not None:
+            error._render_traceback_ = lambda: shown[-1] if shown else []
+            raise error
 
     def _collector(self, name: str) -> AIMLMetricsCollector:
         found = self._shell.user_ns.setdefault(name, AIMLMetricsCollector())
@@ -61,14 +88,6 @@ class _Magic:
                 f"{name!r} is no collector but {found!r:.60}; name another variable with --into"
             )
         return found
-
-
-def _raise(result: Any) -> None:
-    """Let the error of a cell end the magic, too; IPython has shown it, and asks it for lines to show again."""
-    error = result.error_before_exec or result.error_in_exec
-    if error is not None:
-        error._render_traceback_ = list
-        raise error
 
 
 def _told(model: str, new: tuple[Measurement, ...]) -> str:

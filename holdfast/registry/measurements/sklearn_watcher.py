@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import threading
 from typing import TYPE_CHECKING, Any
@@ -60,9 +61,16 @@ class SklearnWatcher:
         for name in _METHODS:
             method = cls.__dict__.get(name)
             if callable(method):
-                wrapper = self._watched(method)
-                setattr(cls, name, wrapper)
-                self._wrapped.append((cls, name, wrapper, method))
+                wrapper: Any = self._watched(method)
+            elif callable(getattr(method, "fn", None)):
+                wrapper = copy.copy(
+                    method
+                )  # scikit-learn's descriptor of a method that only some estimators have
+                wrapper.fn = self._watched(wrapper.fn)
+            else:
+                continue
+            setattr(cls, name, wrapper)
+            self._wrapped.append((cls, name, wrapper, method))
 
     def _watched(self, method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)

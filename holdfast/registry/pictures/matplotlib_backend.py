@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import require
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["MatplotlibBackend"]
 
 DOTS_PER_INCH = 150
+_SHOWN_PER_INCH = 96
+"""What browsers take for an inch."""
 PANEL_INCHES = 6.0
 MARGIN_INCHES = 0.22
 LABELS_INCHES, LEGEND_ROW_INCHES = 1.02, 0.19
@@ -57,6 +60,7 @@ class MatplotlibBackend:
         ]
         height = header + 0.1 + sum(heights) + len(rows) * LABELS_INCHES + LEGEND_ROW_INCHES * sum(legends)
         figure = self._figures.Figure(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor=theme.panel)
+        figure._repr_png_ = partial(_inline, figure)  # IPython asks for it
         figure.text(
             MARGIN_INCHES / width,
             1 - 0.2 / height,
@@ -114,24 +118,13 @@ class MatplotlibBackend:
 
     def written(self, figure: Any, file_format: str) -> bytes:
         """A PNG of 150 dots an inch, or an SVG whose text is outlines; equal figures give equal bytes."""
-        matplotlib = require("matplotlib", extra="plots", why="drawing with Matplotlib")
-        file = io.BytesIO()
-        metadata = {"Software": None} if file_format == "png" else {"Date": None, "Creator": None}
-        with matplotlib.rc_context({"svg.hashsalt": "holdfast", "svg.fonttype": "path"}):
-            figure.savefig(
-                file,
-                format=file_format,
-                dpi=DOTS_PER_INCH,
-                facecolor=figure.get_facecolor(),
-                metadata=metadata,
-            )
-        return file.getvalue()
+        return _written(figure, file_format)
 
     def show(self, figure: Any) -> bool:
         """Show a figure inline in a notebook, or in a window where Matplotlib has one."""
         if screen.notebook():
             display = require("IPython.display", extra="plots", why="showing a figure in a notebook")
-            display.display(display.Image(data=self.written(figure, "png"), width=96 * figure.get_figwidth()))
+            display.display(figure)
             return True
         if not screen.has_screen():
             return False
@@ -143,6 +136,27 @@ class MatplotlibBackend:
         figure.set_canvas(window.canvas)
         pyplot.show(block=False)
         return True
+
+
+def _written(figure: Any, file_format: str) -> bytes:
+    import matplotlib as mpl
+
+    file = io.BytesIO()
+    metadata = {"Software": None} if file_format == "png" else {"Date": None, "Creator": None}
+    with mpl.rc_context({"svg.hashsalt": "holdfast", "svg.fonttype": "path"}):
+        figure.savefig(
+            file,
+            format=file_format,
+            dpi=DOTS_PER_INCH,
+            facecolor=figure.get_facecolor(),
+            metadata=metadata,
+        )
+    return file.getvalue()
+
+
+def _inline(figure: Any) -> tuple[bytes, dict[str, int]]:
+    """What a notebook shows of a figure that a cell gives: it does not need pyplot to be seen."""
+    return _written(figure, "png"), {"width": round(_SHOWN_PER_INCH * figure.get_figwidth())}
 
 
 def _title_above(panel: Panel, most: int, inches: float) -> int:

@@ -96,6 +96,21 @@ def test_repeated_and_partial_fits_are_epochs_that_go_on_in_the_next_block(metri
     assert epochs(metrics) == [("net", 0), ("net", 1), ("net", 2), ("net", 3)]
 
 
+def test_a_method_that_only_some_estimators_have_is_watched_too(metrics):
+    from sklearn.neural_network import MLPClassifier
+
+    given = MLPClassifier.__dict__["partial_fit"]
+    with autolog(metrics):
+        model = MLPClassifier(hidden_layer_sizes=(3,))
+        for _ in range(3):
+            model.partial_fit(X, Y, classes=[0, 1])
+        assert not hasattr(MLPClassifier(solver="lbfgs"), "partial_fit")
+    assert [(m.subject, m.step) for m in metrics.measurements(Kind.EPOCH)] == [
+        ("MLPClassifier", number) for number in range(3)
+    ]
+    assert MLPClassifier.__dict__["partial_fit"] is given
+
+
 def test_a_fit_that_fails_is_recorded_as_failed_and_raises(metrics):
     with autolog(metrics, frameworks="sklearn"), pytest.raises(ValueError, match=r"[Ii]nconsistent"):
         LinearRegression().fit(X, Y[:5])
