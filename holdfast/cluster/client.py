@@ -112,6 +112,7 @@ class Client:
         store: Bytes, files, directories and records by CID.
         datasets: The :class:`~holdfast.registry.DatasetManager`.
         models: The :class:`~holdfast.registry.ModelRegistry`.
+        names: Versions, aliases and tags of all kinds, and their history: :class:`~holdfast.registry.Names`.
         registry: The whole registry, or some names of it, in and out: :class:`~holdfast.cluster.archives.RegistryArchives`.
         cache: What was computed before: its ``entries()``, ``explain()`` and ``clear()``.
         signatures: Who signed what, and the home's keys and policy: :class:`~holdfast.registry.Signatures`.
@@ -121,6 +122,7 @@ class Client:
         self.home = home
         self.store = store
         self.backend = backend
+        self.names = backend.names
         self.datasets = DatasetManager(store, backend.names, publish=backend.publish, home=home)
         self.signatures = open_signatures(load_settings(home), store, backend.attestations)
         self.models = ModelRegistry(store, backend.names, publish=backend.publish, signatures=self.signatures)
@@ -233,17 +235,17 @@ class Client:
         """
         from holdfast.inference.conversion import conversion_computation, convert_model, remember_conversion
 
-        cid = _resolve(self.backend, "model", model)
+        cid = self._named("model", model)
         self.models.check_signed(cid)
 
         def convert() -> Cid:
-            made, _ = convert_model(self.store, self.backend.names, cid, split=split, trust_code=trust_code)
+            made, _ = convert_model(self.store, self.names, cid, split=split, trust_code=trust_code)
             self.backend.publish(made)
             return made
 
         computation = conversion_computation(cid, split=split)
         conversion, _ = computed(self.cache, computation, convert, use_cache=use_cache)
-        remember_conversion(self.backend.names, cid, conversion)
+        remember_conversion(self.names, cid, conversion)
         return conversion, load_record(self.store, conversion, ConversionRecord)
 
     def serve(
@@ -294,13 +296,13 @@ class Client:
         """The ONNX form of a model that may be served: where signatures are required, a stranger's is none."""
         from holdfast.inference.conversion import convert_model, known_conversion
 
-        known = known_conversion(self.store, self.backend.names, model)
+        known = known_conversion(self.store, self.names, model)
         if known is None:
             return self.convert(model)
         try:
             self.signatures.require(known[0], require_signed_by)
         except Denied:
-            return convert_model(self.store, self.backend.names, model)
+            return convert_model(self.store, self.names, model)
         return known
 
     def build_index(
@@ -331,7 +333,7 @@ class Client:
 
         conversion, record = self.convert(model, use_cache=use_cache)
         what: dict[str, Any] = {
-            "corpus": _resolve(self.backend, "dataset", corpus),
+            "corpus": self._named("dataset", corpus),
             "model": record.model,
             "conversion": conversion,
             "output": output,
@@ -347,14 +349,14 @@ class Client:
         cid, _ = computed(self.cache, index_computation(**what), build, use_cache=use_cache)
         self.backend.publish(cid, pin=name is None)
         if name is not None:
-            self.backend.names.register("index", name, version, cid)
+            self.names.register("index", name, version, cid)
         return CorpusIndex(self.store, cid)
 
     def open_index(self, ref: str | Cid) -> CorpusIndex:
         """The index of a CID or a name, ready to search."""
         from holdfast.inference.search import CorpusIndex
 
-        return CorpusIndex(self.store, _resolve(self.backend, "index", ref))
+        return CorpusIndex(self.store, self._named("index", ref))
 
     def sign(self, ref: str | Cid, *, key: str = USER_KEY, claims: Mapping[str, Any] | None = None) -> Cid:
         """Vouch for a model (or any CID) and for everything that it links; gives the attestation's CID.
@@ -487,7 +489,7 @@ class Client:
     ) -> RunSpec:
         return RunSpec(
             code=bundle_code(self.store, function),
-            data=_resolve(self.backend, "dataset", dataset),
+            data=self._named("dataset", dataset),
             config=dict(config or {}),
             seed=seed,
             workers=workers,
@@ -496,17 +498,16 @@ class Client:
 
     def resolve(self, ref: str | Cid) -> Cid:
         """The CID that a reference means: a CID itself, or a model, index or dataset by name."""
-        return _resolve(self.backend, None, ref)
+        return self._named(None, ref)
+
+    def _named(self, kind: str | None, ref: str | Cid) -> Cid:
+        if isinstance(ref, Cid):
+            return ref
+        try:
+            return Cid.parse(ref)
+        except InvalidInput:
+            return self.names.resolve(kind, ref).cid
 
     def status(self) -> dict[str, Any]:
         """Nodes, names and runs, as plain values."""
         return self.backend.status()
-
-
-def _resolve(backend: Backend, kind: str | None, ref: str | Cid) -> Cid:
-    if isinstance(ref, Cid):
-        return ref
-    try:
-        return Cid.parse(ref)
-    except InvalidInput:
-        return backend.names.resolve(kind, ref).cid

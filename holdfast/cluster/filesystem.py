@@ -156,7 +156,7 @@ class _Names:
             return Cid.parse(ref)
         except InvalidInput:
             wanted = Reference.parse(ref)
-        names = self._client().backend.names
+        names = self._client().names
         reasons = []
         for kind in kinds:
             try:
@@ -177,7 +177,7 @@ class _Names:
         def children() -> dict[str, Node]:
             return {
                 f"{entry.name}:{entry.version}": self._content(store, entry.cid, lazily=True)
-                for entry in self._client().backend.names.entries(kind)
+                for entry in self._client().names.entries(kind)
             }
 
         return Node(children=children)

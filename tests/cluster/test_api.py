@@ -128,7 +128,7 @@ def test_a_new_version_of_a_large_dataset_does_not_bring_all_of_it_to_the_client
 
 def test_a_client_removes_names_from_the_master_and_the_history_says_so(master, tmp_path):
     with holdfast.connect(master.url, home=tmp_path / "client", token=master.token) as client:
-        names = client.backend.names
+        names = client.names
         cids = [client.datasets.store_dataset({"x": [number]}, name="rows of May").cid for number in (1, 2)]
         names.set_alias("dataset", "rows of May", "best", "1.0.0")
         (gone,) = names.unregister("dataset", "rows of May", "1.0.0")

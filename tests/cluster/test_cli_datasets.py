@@ -65,7 +65,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> str:
         data = wine()
         client.datasets.store_dataset(data, name="wine", metadata={"source": "the lab"})
         client.datasets.edit("wine", {"alcohol": lambda a: [0.5, *a.to_pylist()[1:]]}, name="wine")
-        client.backend.names.set_alias("dataset", "wine", "best", "1.0.0")
+        client.names.set_alias("dataset", "wine", "best", "1.0.0")
     return str(folder / "home")
 
 

@@ -24,7 +24,7 @@ def home(tmp_path):
     home = tmp_path / "home"
     with holdfast.connect(home=home) as client:
         data = client.datasets.store_dataset({"x": [1]}, name="rows")
-        names = client.backend.names
+        names = client.names
         for name, version, accuracy in (
             ("digits", "1.0.0", 0.8),
             ("digits", "2.0.0", 0.95),

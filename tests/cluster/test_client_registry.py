@@ -324,8 +324,8 @@ def test_an_archive_that_does_not_fit_changes_nothing_on_a_master(client, user_c
             client.models.register("other", other.model, "1.0.0")
             client.registry.copy_to(another.registry, refs=["other"], rename={"other": "scale"})
             another.registry.copy_to(remote.registry, refs=["scale"])
-        before = [entry.to_json() for entry in remote.backend.names.entries()]
+        before = [entry.to_json() for entry in remote.names.entries()]
         with pytest.raises(Conflict, match="scale"):
             remote.registry.import_from(tmp_path / "a.car")
-        assert [entry.to_json() for entry in remote.backend.names.entries()] == before
+        assert [entry.to_json() for entry in remote.names.entries()] == before
         assert json.dumps(before)

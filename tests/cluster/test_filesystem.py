@@ -104,7 +104,7 @@ def test_pyarrow_reads_one_column_of_a_split(client, fs):
 
 def test_a_name_is_looked_up_at_each_call_and_a_version_stays(client, fs):
     client.datasets.store_dataset(splits(0), name="d", version="1.0.0")
-    client.backend.names.set_alias("dataset", "d", "chosen", "1.0.0")
+    client.names.set_alias("dataset", "d", "chosen", "1.0.0")
 
     def first(ref: str) -> int:
         with fs.open(f"{ref}/test/00000.parquet") as file:
@@ -114,9 +114,9 @@ def test_a_name_is_looked_up_at_each_call_and_a_version_stays(client, fs):
     assert [first(ref) for ref in refs] == [ROWS] * 4
     client.datasets.store_dataset(splits(1), name="d", version="2.0.0")
     assert [first(ref) for ref in refs] == [ROWS + 1, ROWS + 1, ROWS, ROWS]
-    client.backend.names.set_alias("dataset", "d", "chosen", "2.0.0")
+    client.names.set_alias("dataset", "d", "chosen", "2.0.0")
     assert [first(ref) for ref in refs] == [ROWS + 1, ROWS + 1, ROWS + 1, ROWS]
-    client.backend.names.set_alias("dataset", "d", "latest", "1.0.0")  # whoever sets it, means it
+    client.names.set_alias("dataset", "d", "latest", "1.0.0")  # whoever sets it, means it
     assert first("d@latest") == ROWS
     assert fs.info("d/test/00000.parquet")["ETag"] != fs.info("d:1.0.0/test/00000.parquet")["ETag"]
 
@@ -164,7 +164,7 @@ def test_indexes_and_onnx_forms_have_their_file(client, fs):
         rows=1,
         index=store.add_bytes(b"faiss"),
     ).store(store)
-    client.backend.names.register("index", "near", "1.0.0", index)
+    client.names.register("index", "near", "1.0.0", index)
     assert fs.cat_file("near/index.faiss") == b"faiss"
     assert fs.cat_file(f"{conversion}/model.onnx") == b"onnx"
     assert fs.ls("index", detail=False) == ["index/near:1.0.0"]

@@ -130,7 +130,7 @@ def test_garbage_collection_forgets_what_was_said_about_things_that_are_gone(hom
     cli("gc", "--yes", "--grace", "0")
     assert len(cli("signatures", "numbers")) == 1, "it is held as long as what it is about is named"
     with holdfast.connect(home=home) as client:
-        client.backend.names.unregister("dataset", "numbers")
+        client.names.unregister("dataset", "numbers")
     cli("gc", "--yes", "--grace", "0")
     cli("gc", "--yes", "--grace", "0")
     assert cli("signatures", signed["subject"]) == []

@@ -72,7 +72,7 @@ def _card(arguments: argparse.Namespace) -> None:
     from holdfast.registry.models.model_card import card_of, export_folder, read_card
 
     with open_client(arguments) as client:
-        store, names = client.store, client.backend.names
+        store, names = client.store, client.names
         cid = client.models.resolve(arguments.model)
         if arguments.output is None:
             text = card_of(store, names, cid)

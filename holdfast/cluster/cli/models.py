@@ -304,7 +304,7 @@ def _alias(arguments: argparse.Namespace) -> None:
     name, alias = arguments.name, arguments.alias
     with open_client(arguments) as client:
         if arguments.delete:
-            entry = client.backend.names.delete_alias("model", name, alias, **expected)
+            entry = client.names.delete_alias("model", name, alias, **expected)
             text = f"{name}@{alias} is gone; it was {entry.version}  {entry.cid}"
         else:
             entry = client.models.set_alias(name, alias, arguments.version, **expected)

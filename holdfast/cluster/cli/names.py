@@ -171,12 +171,12 @@ def _listed(arguments: argparse.Namespace, entries: Iterable[NameEntry]) -> None
 
 def _ls(arguments: argparse.Namespace) -> None:
     with open_client(arguments) as client:
-        _listed(arguments, _then(client.backend.names, arguments.at).entries(arguments.kind))
+        _listed(arguments, _then(client.names, arguments.at).entries(arguments.kind))
 
 
 def _search(arguments: argparse.Namespace) -> None:
     with open_client(arguments) as client:
-        names = _then(client.backend.names, arguments.at)
+        names = _then(client.names, arguments.at)
         found = names.search(
             arguments.kind,
             name=arguments.name,
@@ -191,7 +191,7 @@ def _search(arguments: argparse.Namespace) -> None:
 
 def _history(arguments: argparse.Namespace) -> None:
     with open_client(arguments) as client:
-        commits = client.backend.names.history(arguments.kind, arguments.name)
+        commits = client.names.history(arguments.kind, arguments.name)
     rows = [(_when(commit.time), commit.who or "-", _told(commit), commit.cid) for commit in commits]
     text = table(("TIME", "WHO", "CHANGE", "COMMIT"), rows) if rows else "nothing"
     show(arguments, [commit.to_json() for commit in commits], text)
@@ -221,7 +221,7 @@ def _told(commit: Commit) -> str:
 
 def _verify(arguments: argparse.Namespace) -> None:
     with open_client(arguments) as client:
-        found = client.backend.names.verify_history()
+        found = client.names.verify_history()
     newest = f"; the newest is {found.newest}" if found.newest else ""
     text = f"{found.commits} changes hashed, {found.versions} versions are what they tell{newest}"
     show(arguments, found.to_json(), text)
@@ -229,7 +229,7 @@ def _verify(arguments: argparse.Namespace) -> None:
 
 def _rename(arguments: argparse.Namespace) -> None:
     with open_client(arguments) as client:
-        moved = client.backend.names.rename(arguments.kind, arguments.old, arguments.new)
+        moved = client.names.rename(arguments.kind, arguments.old, arguments.new)
     text = f"{arguments.old} is {arguments.new} now: " + ", ".join(entry.version for entry in moved)
     show(arguments, [entry.to_json() for entry in moved], text)
 
@@ -248,7 +248,7 @@ def _set_tag(arguments: argparse.Namespace, key: str, value: str | None) -> None
 
     expected = UNCHECKED if arguments.expected is None else arguments.expected or None
     with open_client(arguments) as client:
-        names = client.backend.names
+        names = client.names
         found = names.resolve(arguments.kind, arguments.ref)
         entry = names.set_tag(found.kind, found.name, found.version, key, value, expected=expected)
     text = " ".join(f"{k}={v}" for k, v in entry.tags.items())

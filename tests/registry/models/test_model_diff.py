@@ -97,7 +97,7 @@ def test_tensors_that_two_versions_share_are_not_read(registry, store, monkeypat
 
 def test_what_is_no_model_is_refused(registry, store, model):
     cid = registry.store_model(model)
-    with pytest.raises(InvalidInput, match="not a model"):
+    with pytest.raises(InvalidInput, match="is no model"):
         registry.diff(cid, store.put_record({"kind": "dataset"}))
     with pytest.raises(NotFound):
         registry.diff(cid, "nobody")
