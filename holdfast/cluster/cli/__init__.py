@@ -50,7 +50,7 @@ exit status:
 
 
 class _Command(argparse.ArgumentParser):
-    """A command: its help keeps the lines of its examples, and it says itself which arguments it does not know."""
+    """A command, or all of them: its help keeps the lines of its examples, and it says itself which arguments it does not know."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
@@ -65,14 +65,13 @@ class _Command(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    root = argparse.ArgumentParser(
+    root = _Command(
         prog="holdfast",
         description="An ML cluster in which every dataset, run, model and index is a CID.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     root.add_argument("--version", action="version", version=f"holdfast {__version__}")
-    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Command)
+    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--home", help="folder of this node or client (default: $HOLDFAST_HOME, or ~/.holdfast)"

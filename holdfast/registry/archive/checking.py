@@ -118,20 +118,22 @@ class ArchiveCheck:
                 f"the CAR holds {len(foreign)} blocks that its archive {self._root} does not lead to: {told}; nothing was imported"
             )
         for name in self.archive.names:
-            kind = self._kinds.get(name.cid, "no record")
-            if kind != name.kind or name.cid in self._faults:
-                fault = self._faults.get(name.cid, f"{name.cid} is {kind}")
+            if fault := self._fault(name.cid, name.kind):
                 raise Corrupt(
                     f"the archive calls {name.name}:{name.version} a {name.kind}, but {fault}; nothing was imported"
                 )
         for cid in self.archive.attestations:
-            if cid not in self._about:
-                fault = self._faults.get(cid, f"{cid} is {self._kinds.get(cid, 'no record')}")
+            if fault := self._fault(cid, AttestationRecord.kind):
                 raise Corrupt(f"the archive lists {cid} as an attestation, but {fault}; nothing was imported")
             if absent := [subject for subject in self._about[cid] if subject not in by]:
                 raise Corrupt(
                     f"the attestation {cid} is about {absent[0]}, which is not in the archive; nothing was imported"
                 )
+
+    def _fault(self, cid: Cid, kind: str) -> str | None:
+        """Why something is no good record of a kind; None if it is one."""
+        found = self._kinds.get(cid, "no record")
+        return self._faults.get(cid, None if found == kind else f"{cid} is {found}")
 
     def _needed(self) -> tuple[list[Cid], dict[Cid, Cid]]:
         """Every block that the archive leads to, and one that links it."""

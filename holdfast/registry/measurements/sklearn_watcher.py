@@ -63,9 +63,8 @@ class SklearnWatcher:
             if callable(method):
                 wrapper: Any = self._watched(method)
             elif callable(getattr(method, "fn", None)):
-                wrapper = copy.copy(
-                    method
-                )  # scikit-learn's descriptor of a method that only some estimators have
+                # scikit-learn's descriptor of a method that only some estimators have.
+                wrapper = copy.copy(method)
                 wrapper.fn = self._watched(wrapper.fn)
             else:
                 continue

@@ -193,9 +193,8 @@ class _Facts:
         found = [
             entry for kind in ("model", "dataset") for entry in self._names.search(kind, cid=cid, limit=None)
         ]
-        return (
-            f"{found[-1].name}:{found[-1].version}" if found else None
-        )  # the newest of a CID's names comes last
+        # The newest of a CID's names comes last.
+        return f"{found[-1].name}:{found[-1].version}" if found else None
 
     def _called(self, cid: Cid) -> str:
         return self._name(cid) or str(cid)

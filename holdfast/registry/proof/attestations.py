@@ -122,10 +122,11 @@ class Attestation:
             Corrupt: A signature is wrong.
             InvalidInput: No signature is by a key that it names.
         """
-        wrong = next((one for one in self.envelope.check() if one.key is not None and one.problem), None)
+        by_key = [one for one in self.envelope.check() if one.key is not None]
+        wrong = next((one for one in by_key if one.problem), None)
         if wrong is not None:
             raise Corrupt(f"the attestation {self.cid} can't be kept: {wrong.keyid}: {wrong.problem}")
-        if not (signers := self.signers()):
+        if not (signers := [one.key for one in by_key if one.key is not None]):
             raise InvalidInput(
                 f"the attestation {self.cid} can't be kept: none of its signatures is by an Ed25519 key that it names"
             )
