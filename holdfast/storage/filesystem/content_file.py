@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
+import sys
+import threading
+import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from holdfast.errors import Corrupt, InvalidInput
+from holdfast.errors import Corrupt, InvalidInput, Unavailable
 from holdfast.storage.block_store import bring_near
 from holdfast.storage.formats.unixfs import file_leaves
 
@@ -23,6 +27,8 @@ _BUFFER_BYTES = 64 << 10
 _SMALL_READ_BYTES = 512 << 10
 """Who reads larger pieces knows what they need, such as the columns of a Parquet file: nothing is read ahead then."""
 _MAX_BLOCKS_AHEAD = 8
+_ARROW_LETS_GO_S = 0.1
+_program_ends = threading.Event()
 
 
 class FileOwner(Protocol):
@@ -146,6 +152,8 @@ class _BlockReader(io.RawIOBase):
     def _check_open(self) -> None:
         if self.closed:
             raise InvalidInput(f"{self.name} is closed")
+        if _program_ends.is_set() and threading.current_thread() is not threading.main_thread():
+            raise Unavailable(f"{self.name} is not read further: the program ends")
 
     def _rest_of_piece(self, wanted: int) -> memoryview:
         """What there is from the position to the end of its block; ``wanted`` bytes will be read from here."""
@@ -194,3 +202,17 @@ class _BlockReader(io.RawIOBase):
         return file_leaves(
             root, store.blocks.get, lambda cids: bring_near(store.blocks, cids, root), self._position, end
         )
+
+
+@atexit.register
+def _wait_for_arrow() -> None:
+    """Let pyarrow's threads, which read our files, drop what they hold before the interpreter goes.
+
+    A table is given to whoever asked for it before the last of them has let go of its bytes, its file and its file system,
+    for each of which it needs the interpreter; and a scan that was left goes on reading. Where the program ends just then
+    they find no interpreter, and the whole process aborts or hangs (apache/arrow issues 39162 and 50482). They can't be
+    joined; while this sleeps they are done in microseconds, for no thread of theirs reads on.
+    """
+    _program_ends.set()
+    if "pyarrow.parquet" in sys.modules or "pyarrow.dataset" in sys.modules:
+        time.sleep(_ARROW_LETS_GO_S)

@@ -131,6 +131,40 @@ def test_pyarrow_reads_a_folder_with_a_projection_and_a_filter(added, fs):
     )
 
 
+_READ_AND_END = """
+import sys
+import fsspec
+import pyarrow.dataset as ds
+
+_, folder, home, how = sys.argv
+found = ds.dataset(folder, filesystem=fsspec.filesystem("ipfs", home=home))
+if how == "whole":
+    assert found.to_table().num_rows == 160_000
+else:
+    batches = found.to_batches()
+    assert next(batches).num_rows
+"""
+
+
+def test_a_program_may_end_while_pyarrow_s_threads_hold_its_files(home, added):
+    """One in three or so would be aborted, or hang, if nobody waited for them."""
+    file = parquet(numbers(20_000, 8), row_group_size=2_000)
+    folder = added.add_files({f"{i}.parquet": file for i in range(8)})
+    ended = [
+        subprocess.Popen(
+            [sys.executable, "-c", _READ_AND_END, str(folder), str(home), how],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for how in ("whole", "left", "whole", "left")
+    ]
+    try:
+        assert [(each.communicate(timeout=60)[1], each.returncode) for each in ended] == [("", 0)] * 4
+    finally:
+        for each in ended:
+            each.kill()
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_hugging_face_datasets_reads_parquet_and_streams_it(tmp_path, home, added):
     datasets = pytest.importorskip("datasets", reason="the extra hf is not installed")
