@@ -24,6 +24,7 @@ _MISSING = [name for name in ("mlflow", "sqlalchemy", "alembic") if importlib.ut
 pytestmark = [
     pytest.mark.skipif(bool(_MISSING), reason=f"not installed: {', '.join(_MISSING)} (pip install mlflow)"),
     pytest.mark.filterwarnings("default"),  # MLflow's own, of which there are many
+    pytest.mark.filterwarnings("ignore:.*registry stages will be removed:FutureWarning"),
     pytest.mark.timeout(300),
 ]
 
@@ -252,9 +253,12 @@ def test_every_way_to_a_model_leads_to_the_same_files(experiment, models, tracki
 
     info = log_classifier(experiment, "ways")
     mlflow.MlflowClient().set_registered_model_alias("ways", "champion", "1")
+    mlflow.MlflowClient().transition_model_version_stage("ways", "1", "Production")
     uris = [
         "models:/ways/1",
         "models:/ways@champion",
+        "models:/ways/latest",
+        "models:/ways/production",
         info.model_uri,
         f"runs:/{info.run_id}/model",
         info.artifact_path,
@@ -265,8 +269,8 @@ def test_every_way_to_a_model_leads_to_the_same_files(experiment, models, tracki
     finally:
         mlflow.set_tracking_uri(tracking)
     assert len({models.record(str(cid)).files for cid in cids}) == 1
-    assert cids[0] == cids[1]
-    assert cids[2] == cids[3]
+    assert len(set(cids[:4])) == 1
+    assert cids[4] == cids[5]
 
 
 def test_importing_again_and_elsewhere_gives_the_same_cids(experiment, models, tracking, tmp_path):
@@ -334,8 +338,44 @@ def test_a_whole_registry_comes_in_with_its_numbers_and_aliases(models, tmp_path
         mlflow.set_tracking_uri(before)
 
 
+@pytest.mark.usefixtures("tracking")
+def test_stages_become_aliases_of_the_newest_version_in_them(models, tmp_path):
+    import mlflow
+
+    uri = f"sqlite:///{tmp_path}/own.db"
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        own = mlflow.create_experiment("stages", artifact_location=(tmp_path / "files").as_uri())
+        client = mlflow.MlflowClient()
+        stages = {"1": "Production", "2": "Production", "3": "Staging", "4": "Archived", "5": "None"}
+        for number, stage in stages.items():
+            log_classifier(own, "staged")
+            client.transition_model_version_stage("staged", number, stage)
+        imported = import_mlflow_registry(models, tracking_uri=uri)
+        assert [m.entry.aliases for m in imported if m.entry] == [(), ("production",), ("staging",), (), ()]
+        client.transition_model_version_stage("staged", "3", "Production")
+        client.set_registered_model_alias("staged", "staging", "4")  # says more than the stage does
+        moved = import_mlflow_registry(models, tracking_uri=uri)
+        assert [m.entry.aliases for m in moved if m.entry] == [(), (), ("production",), ("staging",), ()]
+        newest = import_mlflow_model(models, "models:/staged/Latest", tracking_uri=uri)
+        assert newest.cid == moved[4].cid
+        with pytest.raises(NotFound, match="'Staging'; its versions are in Archived, Production"):
+            import_mlflow_model(models, "models:/staged/Staging", tracking_uri=uri)
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
 @pytest.mark.parametrize(
-    "uri", ["models:/nobody/1", "models:/nobody@champion", "models:/m-0123", "runs:/0123456789/model"]
+    "uri",
+    [
+        "models:/nobody/1",
+        "models:/nobody/latest",
+        "models:/nobody/Production",
+        "models:/nobody@champion",
+        "models:/m-0123",
+        "runs:/0123456789/model",
+    ],
 )
 def test_a_model_that_mlflow_does_not_have_is_not_found(models, tracking, uri):
     with pytest.raises(NotFound, match="MLflow has no"):
@@ -353,7 +393,7 @@ def test_what_is_no_model_is_not_imported(experiment, models, tracking, tmp_path
     with pytest.raises(NotFound, match="there is model"):
         import_mlflow_model(models, f"runs:/{info.run_id}/modell", tracking_uri=tracking)
     with pytest.raises(InvalidInput, match="is no model"):
-        import_mlflow_model(models, "models:/a/Production", tracking_uri=tracking)
+        import_mlflow_model(models, "models:/a/b/1", tracking_uri=tracking)
     with pytest.raises((InvalidInput, NotFound, Unavailable)):
         import_mlflow_model(models, str(tmp_path / "nowhere"), tracking_uri=tracking)
     assert models.entries() == []

@@ -51,7 +51,7 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     mlflow.add_argument(
         "uri",
         nargs="?",
-        help="models:/name/3, models:/name@alias, models:/m-..., runs:/run/path, or the place of a model's folder",
+        help="models:/name/3 (or /latest, /Production), models:/name@alias, models:/m-..., runs:/run/path, or the place of a model's folder",
     )
     mlflow.add_argument("--all", action="store_true", help="all registered models with versions and aliases")
     mlflow.add_argument("--name", help="with a URI: register the model under this name")

@@ -33,9 +33,13 @@ _OWN_TAGS = "mlflow."
 _KEPT_TAGS = {"mlflow.runName": "run_name", "mlflow.source.git.commit": "git_commit"}
 _PROMPT = "mlflow.prompt.is_prompt"
 _VERSION_URI = re.compile(r"models:/([^/@]+)/([0-9]+)")
+_STAGE_URI = re.compile(r"models:/([^/@]+)/([^/@]+)")
 _ALIAS_URI = re.compile(r"models:/([^/@]+)@([^/@]+)")
 _LOGGED_URI = re.compile(r"models:/(m-[^/@]+)")
 _RUN_URI = re.compile(r"runs:/([^/]+)/(.+)")
+_NEWEST = "latest"
+_STAGES = {"Staging": "staging", "Production": "production"}
+"""Stages are how MLflow said what it says with aliases now."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _MAX_STEPS = 8
 """From a version to where its files are; MLflow needs two."""
@@ -82,7 +86,8 @@ def import_mlflow_model(
 
     Args:
         registry: Where to.
-        uri: ``models:/name/3``, ``models:/name@alias``, ``models:/m-...``, ``runs:/run/path``, or the location of a model's folder.
+        uri: ``models:/name/3``, ``models:/name/latest``, ``models:/name/Production`` (or another stage: the newest version in it),
+            ``models:/name@alias``, ``models:/m-...``, ``runs:/run/path``, or the location of a model's folder.
         name: Register it under this name; default: only store it.
         version: With ``name``; default: version 3 of MLflow is 3.0.0, and what has none takes the next minor version.
         tracking_uri: MLflow's; default: the one that MLflow has set.
@@ -91,7 +96,7 @@ def import_mlflow_model(
     Raises:
         Conflict: The version names another model already.
         InvalidInput: ``uri`` is none of these, or there is no model.
-        NotFound: MLflow knows no such model, version, alias or run.
+        NotFound: MLflow knows no such model, version, stage, alias or run.
         Unavailable: MLflow's server or database does not answer.
         Unsupported: MLflow is not installed.
     """
@@ -117,8 +122,9 @@ def import_mlflow_registry(
 ) -> list[ImportedModel]:
     """All registered models of MLflow with their versions and aliases; version 3 becomes 3.0.0.
 
-    A version that was imported before stays as it is, and its aliases follow MLflow's. Versions that MLflow calls pending or
-    failed are left out, and so are prompts. What was imported before an error stays; the next import goes on behind it.
+    The newest version in the stage Staging or Production gets the alias ``staging`` or ``production``, unless MLflow has such an
+    alias. A version that was imported before stays as it is, and its aliases follow MLflow's. Versions that MLflow calls pending
+    or failed are left out, and so are prompts. What was imported before an error stays; the next import goes on behind it.
 
     Args:
         registry: Where to.
@@ -144,20 +150,20 @@ def import_mlflow_registry(
     imported: list[ImportedModel] = []
     for model in models:
         with _errors(f"models:/{model.name}"):
-            quoted = model.name.replace("'", "\\'")
-            versions = [
-                v for v in _pages(client.search_model_versions, f"name='{quoted}'") if v.status == "READY"
-            ]
+            versions = _versions(client, model.name)
         about = {"name": chosen[model.name], "tracking_uri": tracking_uri, "registry_uri": registry_uri}
         found = {
-            str(number): import_mlflow_model(registry, f"models:/{model.name}/{number}", **about)
-            for number in sorted(int(each.version) for each in versions)
+            f"{each.version}.0.0": import_mlflow_model(
+                registry, f"models:/{model.name}/{each.version}", **about
+            )
+            for each in versions
         }
-        for alias, number in sorted(model.aliases.items()):
-            if str(number) in found:
-                entry = registry.set_alias(chosen[model.name], alias, f"{number}.0.0")
-                found[str(number)] = replace(found[str(number)], entry=entry)
-        imported += found.values()
+        staged = {_STAGES[_stage(each)]: each.version for each in versions if _stage(each) in _STAGES}
+        for alias, number in sorted({**staged, **model.aliases}.items()):
+            if f"{number}.0.0" in found:
+                registry.set_alias(chosen[model.name], alias, f"{number}.0.0")
+        entries = {each.version: each for each in registry.search(chosen[model.name], limit=None)}
+        imported += [replace(each, entry=entries.get(version, each.entry)) for version, each in found.items()]
     return imported
 
 
@@ -181,6 +187,34 @@ def _pages(search: Any, filter_string: str | None = None) -> list[Any]:
             return found
 
 
+def _versions(client: Any, name: str) -> list[Any]:
+    """Those of a registered model that are ready, the newest last."""
+    quoted = name.replace("'", "\\'")
+    found = _pages(client.search_model_versions, f"name='{quoted}'")
+    return sorted((each for each in found if each.status == "READY"), key=lambda each: int(each.version))
+
+
+def _stage(version: Any) -> str:
+    """``None``, as MLflow has it, where stages are no more."""
+    return getattr(version, "current_stage", None) or "None"
+
+
+def _newest_version(client: Any, name: str, stage: str) -> str:
+    """The number of the newest version in a stage, or of all."""
+    versions = _versions(client, name)
+    if not versions:
+        raise NotFound(f"MLflow has no version of a model {name!r}")
+    if stage.lower() == _NEWEST:
+        return str(versions[-1].version)
+    inside = [each for each in versions if _stage(each).lower() == stage.lower()]
+    if not inside:
+        known = ", ".join(sorted({_stage(each) for each in versions} - {"None"})) or "no stage"
+        raise NotFound(
+            f"MLflow has no version of {name!r} in the stage {stage!r}; its versions are in {known}"
+        )
+    return str(inside[-1].version)
+
+
 def _look_up(client: Any, uri: str) -> _Found:
     """Follow a URI to where the files are; MLflow's own way would go by its process-wide settings."""
     found, location = _Found(), uri.rstrip("/")
@@ -190,13 +224,15 @@ def _look_up(client: Any, uri: str) -> _Found:
             location = f"models:/{match[1]}/{version}"
         elif match := _VERSION_URI.fullmatch(location):
             location = _note_version(client, found, match[1], match[2])
+        elif match := _STAGE_URI.fullmatch(location):
+            location = f"models:/{match[1]}/{_newest_version(client, *match.groups())}"
         elif match := _LOGGED_URI.fullmatch(location):
             location = _note_logged(client, found, client.get_logged_model(match[1]))
         elif match := _RUN_URI.fullmatch(location):
             location = _in_run(client, found, match[1], match[2])
         elif location.startswith(("models:", "runs:")):
             raise InvalidInput(
-                f"{location!r} is no model: give models:/name/3, models:/name@alias, models:/m-..., runs:/run/path, or a folder"
+                f"{location!r} is no model: give models:/name/3, models:/name/latest, models:/name@alias, models:/m-..., runs:/run/path, or a folder"
             )
         else:
             found.location = location
