@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from holdfast.cluster.cli.output import open_client, show, table
@@ -107,6 +109,8 @@ def _import_mlflow(arguments: argparse.Namespace) -> None:
     renamed = dict(each.rpartition("=")[::2] for each in arguments.rename)
     if "" in renamed:
         raise InvalidInput("--rename is OLD=NEW, such as --rename 'my model=my-model'")
+    # MLflow draws its bars into log files, too, unless this says no
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", str(sys.stderr.isatty()).lower())
     where = {"tracking_uri": arguments.tracking_uri, "registry_uri": arguments.registry_uri}
     with open_client(arguments) as client:
         if arguments.all:
