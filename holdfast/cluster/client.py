@@ -277,8 +277,7 @@ class Client:
         from holdfast.inference import InferenceServer, ServedModel
         from holdfast.inference.conversion import open_engine
 
-        cid = self.models.resolve(str(model))
-        entry = next(iter(self.models.search(cid=cid, limit=1)), None)
+        cid, entry = self.names.meant("model", model)
         self.models.check_signed(cid, require_signed_by)
         conversion, record = self._conversion_to_serve(cid, require_signed_by)
         served = ServedModel(
@@ -416,13 +415,15 @@ class Client:
             max_depth: So many steps from it at most.
             max_nodes: So many things at most; ``cut`` says when there is more.
         """
-        return self.backend.lineage(
-            self.resolve(ref),
+        cid, entry = self.names.meant(None, ref)
+        graph = self.backend.lineage(
+            cid,
             upstream=upstream,
             downstream=downstream,
             max_depth=max_depth,
             max_nodes=max_nodes,
         )
+        return graph if entry is None else graph.called(f"{entry.name}:{entry.version}")
 
     def models_with_row(
         self,
@@ -497,7 +498,10 @@ class Client:
         )
 
     def resolve(self, ref: str | Cid) -> Cid:
-        """The CID that a reference means: a CID itself, or a model, index or dataset by name."""
+        """The CID that a reference means: a CID itself, or a model, else an index, else a dataset by name.
+
+        ``dataset/wine`` is the dataset, also where a model has the same name.
+        """
         return self._named(None, ref)
 
     def _named(self, kind: str | None, ref: str | Cid) -> Cid:

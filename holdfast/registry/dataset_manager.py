@@ -470,6 +470,7 @@ class DatasetManager:
             InvalidInput: ``name`` is a CID or an alias.
         """
         wanted = Reference.parse(name if version is None else f"{name}:{version}")
+        wanted.kinds(KIND, ())
         if wanted.alias is not None:
             raise InvalidInput(f"{name!r} is an alias: name the version that is to be removed")
         return self._names.unregister(KIND, wanted.name, wanted.version)
@@ -501,7 +502,7 @@ class DatasetManager:
                 raise InvalidInput(f"the version {version} is of no name: give name=, too")
             return
         wanted = Reference.parse(name if version is None else f"{name}:{version}")
-        if wanted.alias is not None or (version is None and wanted.version is not None):
+        if wanted.alias or wanted.kind or (version is None and wanted.version is not None):
             raise InvalidInput(f"{name!r} is a reference: give the name, and the version by itself")
         if version is not None:
             checked_version(version)

@@ -77,11 +77,11 @@ def _card(arguments: argparse.Namespace) -> None:
         store, names = client.store, client.names
         cid = client.models.resolve(arguments.model)
         if arguments.output is None:
-            text = card_of(store, names, cid)
+            text = card_of(store, names, arguments.model)
             fields = read_card(text) if arguments.json else {}
             show(arguments, {"model": str(cid), "card": text, "fields": _plain(fields)}, text.rstrip("\n"))
             return
-        written = export_folder(store, names, cid, arguments.output)
+        written = export_folder(store, names, arguments.model, arguments.output)
     value = {"model": str(cid), "folder": arguments.output, "bytes": written}
     show(arguments, value, f"{arguments.output}  {human_size(written)}")
 

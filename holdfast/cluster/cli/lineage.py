@@ -104,7 +104,7 @@ def _seen(arguments: argparse.Namespace) -> None:
         )
         named: dict[str, str] = {}
         for cid in {one.model for one in found}:
-            for entry in client.models.search(cid=cid, limit=None):  # the last name in order is told
+            if (entry := client.names.name_of(cid, "model")) is not None:
                 named[str(cid)] = f"{entry.name}:{entry.version}"
     value = {
         "models": [

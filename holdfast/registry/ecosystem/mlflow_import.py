@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import Conflict, InvalidInput, NotFound, Unavailable, require
 from holdfast.registry.models.mlflow_models import MLMODEL, read_mlmodel
-from holdfast.registry.names import Reference
+from holdfast.registry.names.references import checked_name, checked_version, checked_word
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -101,7 +101,9 @@ def import_mlflow_model(
         Unsupported: MLflow is not installed.
     """
     if name is not None:
-        Reference.parse(f"{name}:{version or '1.0.0'}")
+        checked_name("model", name)
+        if version is not None:
+            checked_version(version)
     client = _client(tracking_uri, registry_uri)
     with _errors(uri):
         found = _look_up(client, uri)
@@ -368,7 +370,7 @@ def _chosen_names(ours: list[str], names: Mapping[str, str]) -> dict[str, str]:
 
 def _alias_checked(name: str, alias: str) -> None:
     try:
-        Reference.parse(f"{name}@{alias}")
+        checked_word(alias, "an alias")
     except InvalidInput as error:
         raise InvalidInput(
             f"MLflow's alias {name}@{alias} can't be one here: {error}; nothing was imported"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import InvalidInput
@@ -63,6 +63,14 @@ class LineageGraph:
     def made_from(self, part: Cid) -> list[Link]:
         """The arrows that begin at ``part``."""
         return [link for link in self.links if link.part == part]
+
+    def called(self, name: str) -> LineageGraph:
+        """The same, with ``name`` as the first of the root's names, if it is one."""
+        root = self.nodes[self.root]
+        if name not in root.names:
+            return self
+        first = replace(root, names=(name, *(other for other in root.names if other != name)))
+        return replace(self, nodes={**self.nodes, self.root: first})
 
     def render(self) -> str:
         """Two trees as text: what it is made of, and what was made from it; one line each."""

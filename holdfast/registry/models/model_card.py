@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from holdfast.registry.names import Names
+    from holdfast.registry.names.names import NameEntry
     from holdfast.storage.content import ContentStore
 
 __all__ = ["card_of", "export_folder", "read_card"]
@@ -84,23 +85,24 @@ _UNKNOWN_TASK = "other"
 """The Hub's name for a task that is none of its own; results must have one."""
 
 
-def card_of(store: ContentStore, names: Names, cid: Cid) -> str:
+def card_of(store: ContentStore, names: Names, ref: str | Cid) -> str:
     """The card of a model: the one that was stored with it, else the ``README.md`` among its files, else one made of its records.
 
     Args:
         store: Has the manifest, the run's record and the datasets' manifests. What is missing of the latter two is left out.
         names: Give the names of the model, its datasets and its parent.
-        cid: The model's manifest.
+        ref: A CID, name, ``name:1.0.0`` or ``name@alias``. The card of a name says that name; of a CID, its oldest one.
 
     Raises:
         InvalidInput: It is no model.
-        NotFound: Nobody has its manifest or its files.
+        NotFound: There is no such model, or nobody has its manifest or its files.
     """
+    cid, called = names.meant("model", ref)
     record = load_record(store, cid, ModelRecord)
     given = _given(store, record)
     if given is not None:
         return given.decode(errors="replace")
-    facts = _Facts(store, names, cid, record)
+    facts = _Facts(store, names, cid, record, called)
     return f"---\n{_yaml(facts.front_matter())}---\n\n{facts.body()}"
 
 
@@ -142,11 +144,9 @@ def export_folder(
         Conflict: ``destination`` exists.
         NotFound: There is no such model, or a block is missing.
     """
-    from holdfast.registry.models.model_registry import ModelRegistry
-
-    cid = ModelRegistry(store, names).resolve(str(ref))
+    cid, _ = names.meant("model", ref)
     record = load_record(store, cid, ModelRecord)
-    card = _given(store, record) or card_of(store, names, cid).encode()
+    card = _given(store, record) or card_of(store, names, ref).encode()
     target = Path(destination)
     if target.exists() or target.is_symlink():
         raise Conflict(f"{target} exists: choose another name, or remove it first")
@@ -174,9 +174,12 @@ def _given(store: ContentStore, record: ModelRecord) -> bytes | None:
 class _Facts:
     """What is recorded about one model."""
 
-    def __init__(self, store: ContentStore, names: Names, cid: Cid, record: ModelRecord) -> None:
+    def __init__(
+        self, store: ContentStore, names: Names, cid: Cid, record: ModelRecord, called: NameEntry | None
+    ) -> None:
         self._store = store
         self._cid = cid
+        self._asked_for = called
         self._record = record
         self._names = names
         self._run = self._loaded(record.run, RunRecord)
@@ -190,11 +193,8 @@ class _Facts:
             return None
 
     def _name(self, cid: Cid) -> str | None:
-        found = [
-            entry for kind in ("model", "dataset") for entry in self._names.search(kind, cid=cid, limit=None)
-        ]
-        # The newest of a CID's names comes last.
-        return f"{found[-1].name}:{found[-1].version}" if found else None
+        found = (self._asked_for if cid == self._cid else None) or self._names.name_of(cid)
+        return f"{found.name}:{found.version}" if found else None
 
     def _called(self, cid: Cid) -> str:
         return self._name(cid) or str(cid)

@@ -9,7 +9,7 @@ from holdfast.errors import Denied, InvalidInput
 from holdfast.registry.models.formats import format_of, manifest_of
 from holdfast.registry.models.model_diff import ModelDiff, diff_models
 from holdfast.registry.models.model_format import Trust
-from holdfast.registry.names import Reference
+from holdfast.registry.names.references import checked_name, checked_version, checked_word
 from holdfast.registry.names.facts import facts_of_model
 from holdfast.registry.proof.policy import check_trusted
 from holdfast.registry.records import ModelRecord, load_record
@@ -91,7 +91,10 @@ class ModelRegistry:
         """
         if isinstance(aliases, str):
             raise InvalidInput(f"aliases is a list of names: [{aliases!r}]")
-        aliases = [Reference.parse(f"{name}@{alias}").alias or "" for alias in aliases]
+        checked_name(KIND, name)
+        if version is not None:
+            checked_version(version)
+        aliases = [checked_word(alias, "an alias") for alias in aliases]
         if isinstance(model, (Cid, str)):
             cid = Cid.parse(model)
             record = load_record(self._store, cid, ModelRecord)

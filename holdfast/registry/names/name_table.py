@@ -54,7 +54,7 @@ class NameTable(PastNames):
     def resolve(self, kind: str | None, ref: str) -> NameEntry:
         """The version that a reference means; see :class:`PastNames`."""
         wanted = Reference.parse(ref)
-        kinds = KINDS if kind is None else (kind,)
+        kinds = wanted.kinds(kind, KINDS)
         for each in kinds:
             if rows := self._meant(each, wanted):
                 return _entry(rows[0])

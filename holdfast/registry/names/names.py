@@ -73,7 +73,7 @@ class PastNames(Protocol):
         Args:
             kind: ``dataset``, ``model``, ``index`` or ``conversion``. None: a model, or else an index, or else a dataset.
             ref: ``name`` (the newest version), ``name:1.0.0``, ``name@alias``, or a range such as ``name:^1.2``, of which
-                the newest is meant; see :class:`~holdfast.registry.versions.VersionRange`.
+                the newest is meant; see :class:`~holdfast.registry.versions.VersionRange`. ``dataset/name`` says the kind.
 
         Raises:
             NotFound: No such name, version or alias; the message names the nearest.
@@ -127,6 +127,24 @@ class PastNames(Protocol):
             limit=limit,
         )
         return self.find(search)
+
+    def name_of(self, cid: Cid, kind: str | None = None) -> NameEntry | None:
+        """What a CID is called where nothing else says it: of its names the oldest; None where it has none."""
+        return min(self.search(kind, cid=cid, limit=None), key=lambda entry: entry.created, default=None)
+
+    def meant(self, kind: str | None, ref: str | Cid) -> tuple[Cid, NameEntry | None]:
+        """What a reference means, and what that is called: as it was asked for, and of a CID its oldest name.
+
+        Raises:
+            NotFound: As of :meth:`resolve`.
+            InvalidInput: As of :meth:`resolve`.
+        """
+        try:
+            cid = Cid.parse(str(ref))
+        except InvalidInput:
+            entry = self.resolve(kind, str(ref))
+            return entry.cid, entry
+        return cid, self.name_of(cid, kind)
 
     def find(self, search: Search) -> list[NameEntry]:
         """The versions of which everything in ``search`` is true, newest last within a name."""

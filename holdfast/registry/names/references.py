@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from holdfast.errors import InvalidInput
 from holdfast.registry.versions import VersionRange, is_version
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["Reference", "checked_name", "checked_tag", "checked_version", "checked_word"]
 
@@ -15,6 +19,8 @@ _TITLE = re.compile(r"(?=.{1,128}$)[A-Za-z0-9][A-Za-z0-9._-]*(?:,? [A-Za-z0-9._-
 """Words with a space, or a comma and a space, between them: still nothing else that a reference or a path could mean."""
 _TITLED = {"dataset"}
 """Kinds whose names may be several words; the others' are part of URLs."""
+_A = {"model": "a model", "index": "an index", "dataset": "a dataset", "conversion": "a conversion"}
+"""What may stand before a name and a slash, in words."""
 MAX_TAG_CHARACTERS = 1000
 
 
@@ -22,13 +28,16 @@ MAX_TAG_CHARACTERS = 1000
 class Reference:
     """What people write for a version: ``name`` (the newest), ``name:1.0.0``, ``name@alias``, or ``name:^1.2``, a range.
 
-    Of a range the newest version is meant; see :class:`~holdfast.registry.versions.VersionRange`.
+    Of a range the newest version is meant; see :class:`~holdfast.registry.versions.VersionRange`. Where several kinds of things
+    have a name, ``dataset/name`` says which is meant.
     """
 
     name: str
     version: str | None = None
     """One version, or a range of versions."""
     alias: str | None = None
+    kind: str | None = None
+    """``model``, ``index``, ``dataset`` or ``conversion``, if it is said."""
 
     @classmethod
     def parse(cls, text: str) -> Reference:
@@ -37,15 +46,27 @@ class Reference:
         Raises:
             InvalidInput: It is not one.
         """
-        name, colon, version = text.partition(":")
+        before, slash, rest = text.partition("/")
+        kind, said = (before, rest) if slash and before in _A else (None, text)
+        name, colon, version = said.partition(":")
         if not colon:
-            name, _, alias = text.partition("@")
-            if "@" in text:
-                return cls(_checked(_TITLE, name, "a name"), alias=checked_word(alias, "an alias"))
-            return cls(_checked(_TITLE, name, "a name"))
+            name, at, alias = said.partition("@")
+            word = checked_word(alias, "an alias") if at else None
+            return cls(_checked(_TITLE, name, "a name"), alias=word, kind=kind)
         if not is_version(version):
             VersionRange.parse(version)
-        return cls(_checked(_TITLE, name, "a name"), version=version)
+        return cls(_checked(_TITLE, name, "a name"), version=version, kind=kind)
+
+    def kinds(self, wanted: str | None, every: Sequence[str]) -> Sequence[str]:
+        """Among things of which kinds to look: of the one that is wanted or said, else of every one.
+
+        Raises:
+            InvalidInput: Another kind is said than is wanted.
+        """
+        if wanted and self.kind and wanted != self.kind:
+            raise InvalidInput(f"{self} is {_A[self.kind]}, and {_A.get(wanted, wanted)} is wanted here")
+        kind = wanted or self.kind
+        return every if kind is None else (kind,)
 
     @property
     def range(self) -> VersionRange | None:
@@ -55,7 +76,8 @@ class Reference:
         return VersionRange.parse(self.version)
 
     def __str__(self) -> str:
-        return self.name + (f":{self.version}" if self.version else f"@{self.alias}" if self.alias else "")
+        which = f":{self.version}" if self.version else f"@{self.alias}" if self.alias else ""
+        return (f"{self.kind}/" if self.kind else "") + self.name + which
 
 
 def checked_name(kind: str, name: str) -> str:

@@ -130,7 +130,8 @@ def _box(node: GraphNode, roles: dict[str, list[Cid]], *, is_root: bool) -> Box:
 
     add(node.kind.upper(), "kind", KIND_SIZE, width=room - 22, bold=True)
     versions = [name for name in node.names if "@" not in name]
-    aliases = ["@" + name.partition("@")[2] for name in node.names if "@" in name]
+    called = versions[0].partition(":")[0] if versions else ""
+    aliases = [name.removeprefix(called) for name in node.names if "@" in name]
     if versions:
         more = f" +{len(versions) - 1}" if len(versions) > 1 else ""
         add(_kept_end(versions[0], room, more), "name", NAME_SIZE, bold=True)
