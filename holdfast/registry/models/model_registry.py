@@ -9,8 +9,8 @@ from holdfast.errors import Denied, InvalidInput
 from holdfast.registry.models.formats import format_of, manifest_of
 from holdfast.registry.models.model_diff import ModelDiff, diff_models
 from holdfast.registry.models.model_format import Trust
-from holdfast.registry.names.references import checked_name, checked_version, checked_word
 from holdfast.registry.names.facts import facts_of_model
+from holdfast.registry.names.references import checked_name, checked_version, checked_word
 from holdfast.registry.proof.policy import check_trusted
 from holdfast.registry.records import ModelRecord, load_record
 from holdfast.storage.cid import Cid
