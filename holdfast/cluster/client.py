@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from holdfast.cluster.archives import RegistryArchives
 from holdfast.cluster.backend import Backend, EmbeddedBackend, MasterBackend
 from holdfast.config import load_settings, read_token, token_for
-from holdfast.errors import Denied, InvalidInput
+from holdfast.errors import Corrupt, Denied, InvalidInput
 from holdfast.registry.code import bundle_code
 from holdfast.registry.compute.results import computed
 from holdfast.registry.compute.training import training_computation
@@ -245,8 +245,13 @@ class Client:
 
         computation = conversion_computation(cid, split=split)
         conversion, _ = computed(self.cache, computation, convert, use_cache=use_cache)
+        record = load_record(self.store, conversion, ConversionRecord)
+        if record.model != cid:
+            raise Corrupt(
+                f"the cache has {conversion} as the ONNX form of {cid}, but it is one of {record.model}: convert it without the cache"
+            )
         remember_conversion(self.names, cid, conversion)
-        return conversion, load_record(self.store, conversion, ConversionRecord)
+        return conversion, record
 
     def serve(
         self,
@@ -296,13 +301,16 @@ class Client:
         from holdfast.inference.conversion import convert_model, known_conversion
 
         known = known_conversion(self.store, self.names, model)
-        if known is None:
+        if known is None and not (self.signatures.required or require_signed_by):
             return self.convert(model)
-        try:
-            self.signatures.require(known[0], require_signed_by)
-        except Denied:
-            return convert_model(self.store, self.names, model)
-        return known
+        if known is not None:
+            try:
+                self.signatures.require(known[0], require_signed_by)
+            except Denied:
+                pass
+            else:
+                return known
+        return convert_model(self.store, self.names, model)  # the cache, too, may tell a stranger's
 
     def build_index(
         self,

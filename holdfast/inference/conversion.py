@@ -162,7 +162,7 @@ def convert_model(
                 f"the ONNX form of {model} answers differently: max difference {comparison.max_difference:.3g} on "
                 f"{comparison.samples} rows of {dataset.cid}; it was not kept"
             )
-        onnx = store.add(path)
+        onnx = store.add(path, pin=False)  # the name of the conversion keeps it
     record = ConversionRecord(
         model=model,
         onnx=onnx,

@@ -130,6 +130,7 @@ def test_a_conversion_and_an_index_are_made_once_and_again_only_when_asked(clien
     model = client.train(user_code.train, "numbers").model
     client.models.register("scale", model)
     conversion, record = client.convert("scale")
+    assert client.store.pins.pins() == [], "a conversion is kept by its name, and not for ever"
     index = client.build_index("near", corpus="numbers", model="scale", output=_output_of(client, record))
     assert sorted(entry.function for entry in client.cache.entries()) == ["convert", "index", "train"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,9 @@ import pytest
 import holdfast
 from holdfast.errors import Corrupt, Denied, InvalidInput, NotFound
 from holdfast.http_client import HttpClient
+from holdfast.inference.conversion import conversion_computation
 from holdfast.registry import ConversionRecord, Database, verify
+from holdfast.registry.records import load_record
 from holdfast.storage.cid import Cid
 from holdfast.storage.datasets.dataset import open_dataset
 
@@ -158,12 +161,18 @@ def test_where_a_signature_is_required_neither_the_unsigned_nor_a_stranger_s_for
         with client.serve("scale") as server:
             assert served_conversion(server.url) == first
 
-        # Somebody who may write names says that another ONNX file is this model's form.
-        record = client.store.get_record(Cid.parse(first))
-        body = {name: value for name, value in record.items() if name not in ("kind", "schema")}
-        stranger = ConversionRecord(**{**body, "opset": 1, "comparison": {"max_difference": 0.0}}).store(
-            client.store
-        )
+        # Somebody who may write names, or to the cache, says that another ONNX file is this model's form.
+        record = load_record(client.store, Cid.parse(first), ConversionRecord)
+        stranger = replace(record, opset=1, comparison={"max_difference": 0.0}).store(client.store)
+        computation = conversion_computation(run.model)
+        client.names.unregister("conversion", str(run.model))
+        client.cache.remember(computation, stranger)
+        with client.serve("scale", require_signed_by=["release"]) as server:
+            assert served_conversion(server.url) == first, "the cache is not asked"
+        client.cache.remember(computation, replace(record, model=data.cid).store(client.store))
+        with pytest.raises(Corrupt, match=f"the ONNX form of {run.model}, but it is one of {data.cid}"):
+            client.serve("scale")
+        assert client.convert("scale", use_cache=False)[0] == Cid.parse(first)
         with closing(Database(tmp_path / "home" / "registry.db")) as database, database.writing() as sql:
             sql.execute("UPDATE versions SET cid = ? WHERE kind = 'conversion'", (str(stranger),))
         with client.serve("scale") as server:

@@ -16,6 +16,7 @@ from holdfast.registry.archive.archive_record import ArchivedName, ArchiveRecord
 from holdfast.registry.archive.exporting import export_archive
 from holdfast.registry.archive.importing import copy_names, import_archive
 from holdfast.registry.proof import SigningKey, SqliteAttestations, read_attestation, sign
+from holdfast.registry.records import ConversionRecord, load_record
 from holdfast.storage.block_store import VerifyingStore
 from holdfast.storage.cid import DAG_CBOR, Cid
 from holdfast.storage.content import ContentStore
@@ -203,6 +204,36 @@ def test_names_can_be_put_under_a_prefix_or_renamed(here, place, tmp_path):
         with pytest.raises(InvalidInput):
             taken(there, tmp_path / "a.car", rename=wrong)
         assert there.state() == before
+
+
+def test_what_is_served_for_a_model_that_is_here_is_not_an_archive_s_to_say(here, place, tmp_path):
+    exported(here, tmp_path / "a.car", refs=["digits"])
+    partner = place("partner")
+    taken(partner, tmp_path / "a.car")
+    model = here.names.resolve("model", "digits").cid
+    known = here.names.resolve("conversion", str(model)).cid
+    theirs = replace(load_record(partner.store, known, ConversionRecord), opset=1).store(partner.store)
+    partner.names.register("conversion", str(model), "999.0.0", theirs)
+    exported(partner, tmp_path / "b.car")
+    done = taken(here, tmp_path / "b.car", prefix="partner-")
+    assert here.names.resolve("conversion", str(model)).cid == known
+    assert done.left_conversions == 1
+    assert theirs not in {entry.cid for entry in done.entries}
+    third = place("third")
+    assert taken(third, tmp_path / "b.car").left_conversions == 0
+    assert third.names.resolve("conversion", str(model)).cid == theirs, "it came with its model"
+
+
+def test_an_onnx_form_of_another_model_is_refused(here, place, tmp_path):
+    model, other = (here.names.resolve("model", name).cid for name in ("digits", "other"))
+    known = here.names.resolve("conversion", str(model)).cid
+    here.names.register("conversion", str(other), "1.0.0", known)
+    exported(here, tmp_path / "a.car")
+    there = place("there")
+    before = there.state()
+    with pytest.raises(Corrupt, match=f"an ONNX form of {other}, but it is one of {model}"):
+        taken(there, tmp_path / "a.car")
+    assert there.state() == before
 
 
 def test_an_alias_that_points_elsewhere_here_is_left_alone_and_said(here, place, tmp_path):

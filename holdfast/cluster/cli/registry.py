@@ -138,6 +138,10 @@ def _copy(arguments: argparse.Namespace) -> None:
 def _show(arguments: argparse.Namespace, done: Imported) -> None:
     lines = [f"{entry.kind:<8}  {entry.name}:{entry.version}  {entry.cid}" for entry in done.entries]
     lines += [f"{alias} points to another version here, and stays there" for alias in done.kept_aliases]
+    if left := done.left_conversions:
+        lines.append(
+            f"{left} ONNX form{'s' * (left != 1)} of models that were here before left out: 'holdfast convert' makes them here"
+        )
     lines.append(
         f"{done.new} of {len(done.entries)} versions are new, {human_size(done.new_bytes)} of new blocks{_attested(done)}"
     )

@@ -8,7 +8,7 @@ from holdfast.errors import Corrupt, HoldfastError, NotFound
 from holdfast.registry.archive.archive_record import ARCHIVE, ArchiveRecord
 from holdfast.registry.archive.contents import Amount, Below, check_amount, links_below, record_in
 from holdfast.registry.proof.attestations import Attestation
-from holdfast.registry.records import RECORDS, AttestationRecord
+from holdfast.registry.records import RECORDS, AttestationRecord, ConversionRecord
 from holdfast.storage.cid import RAW, Cid
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class ArchiveCheck:
         self._faults: dict[Cid, str] = {}
         self._about: dict[Cid, tuple[Cid, ...]] = {}
         """The subjects of each attestation that is signed rightly."""
+        self._converted: dict[Cid, Cid] = {}
+        """The model of each ONNX form."""
         self._archive: ArchiveRecord | None = None
 
     @property
@@ -88,6 +90,8 @@ class ArchiveCheck:
                         attestation = Attestation.of_record(cid, read)
                         attestation.check()
                         self._about[cid] = attestation.statement.subjects
+                    elif isinstance(read, ConversionRecord):
+                        self._converted[cid] = read.model
                 except HoldfastError as error:
                     self._faults[cid] = str(error)
         self._below[cid] = links_below(cid, data, amount=self._amount)
@@ -121,6 +125,11 @@ class ArchiveCheck:
             if fault := self._fault(name.cid, name.kind):
                 raise Corrupt(
                     f"the archive calls {name.name}:{name.version} a {name.kind}, but {fault}; nothing was imported"
+                )
+            if name.kind == ConversionRecord.kind and str(self._converted[name.cid]) != name.name:
+                raise Corrupt(
+                    f"the archive calls {name.cid} an ONNX form of {name.name}, but it is one of {self._converted[name.cid]}; "
+                    "nothing was imported"
                 )
         for cid in self.archive.attestations:
             if fault := self._fault(cid, AttestationRecord.kind):

@@ -36,13 +36,15 @@ class Imported:
 
     root: Cid
     entries: tuple[NameEntry, ...]
-    """All names of the archive, as they are here now."""
+    """The names of the archive, as they are here now."""
     new: int
     """How many of them were not here before."""
     kept_aliases: tuple[str, ...]
     """Aliases that point to another version here, and were left alone: ``digits@champion``."""
     attestations: int
     """How many signed statements about what came in came along; whom to trust is still said here."""
+    left_conversions: int
+    """ONNX forms that were left out, for their models were here before: what is served for those is not an archive's to say."""
     new_bytes: int
 
     def to_json(self) -> dict[str, Any]:
@@ -53,6 +55,7 @@ class Imported:
             "new": self.new,
             "kept_aliases": list(self.kept_aliases),
             "attestations": self.attestations,
+            "left_conversions": self.left_conversions,
             "new_bytes": self.new_bytes,
         }
 
@@ -166,7 +169,8 @@ def _take_in(
         if publish is not None:
             for cid in dict.fromkeys(name.cid for name in check.archive.names):
                 publish(cid)
-        entries, new, kept = naming.give(check.archive)
+        taken = naming.taken(check.archive)
+        entries, new, kept = naming.give(check.archive, taken)
         for commit in check.archive.commits:
             store.hold(f"imported commit {commit}", commit, recursive=False)
     return Imported(
@@ -175,6 +179,7 @@ def _take_in(
         new=new,
         kept_aliases=tuple(kept),
         attestations=len(check.archive.attestations),
+        left_conversions=len(check.archive.names) - len(taken),
         new_bytes=new_bytes,
     )
 
@@ -204,7 +209,7 @@ class _Naming:
                 known = ", ".join(sorted({name.name for name in archive.names if name.kind != CONVERSION}))
                 raise InvalidInput(f"the archive has no name {old!r} that could be renamed; it has {known}")
         given: dict[tuple[str, str, str], Cid] = {}
-        for name in archive.names:
+        for name in self.taken(archive):
             new = self._new(name)
             checked_name(name.kind, new)
             checked_version(name.version)
@@ -221,9 +226,21 @@ class _Naming:
                 )
             given[name.kind, new, name.version] = name.cid
 
-    def give(self, archive: ArchiveRecord) -> tuple[list[NameEntry], int, list[str]]:
-        """Register all of it, or none: the entries, how many are new, and the aliases that stay where they point."""
-        fresh = [name for name in archive.names if self._here(name) is None]
+    def taken(self, archive: ArchiveRecord) -> list[ArchivedName]:
+        """Its names without the ONNX forms of models that are named here already, but for those that are known here, too."""
+        return [
+            name
+            for name in archive.names
+            if name.kind != CONVERSION
+            or self._here(name) == name.cid
+            or not self._names.search(MODEL, cid=name.name, limit=1)
+        ]
+
+    def give(
+        self, archive: ArchiveRecord, taken: Sequence[ArchivedName]
+    ) -> tuple[list[NameEntry], int, list[str]]:
+        """Register all that is taken, or none: the entries, how many are new, and the aliases that stay where they point."""
+        fresh = [name for name in taken if self._here(name) is None]
         done: list[ArchivedName] = []
         try:
             for name in fresh:
@@ -239,17 +256,15 @@ class _Naming:
             raise
         kept = [
             f"{self._new(name)}@{alias}"
-            for name in archive.names
+            for name in taken
             for alias in name.aliases
             if not self._point(name, alias)
         ]
-        for name in archive.names:
+        for name in taken:
             self._tag(name)
         for attestation in archive.attestations:
             self._attestations.add(attestation)
-        entries = [
-            self._names.resolve(name.kind, f"{self._new(name)}:{name.version}") for name in archive.names
-        ]
+        entries = [self._names.resolve(name.kind, f"{self._new(name)}:{name.version}") for name in taken]
         return entries, len(fresh), kept
 
     def _new(self, name: ArchivedName) -> str:
