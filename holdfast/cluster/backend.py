@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from holdfast.cluster.remote import RemoteAttestations, RemoteNames
 from holdfast.cluster.remote_cache import RemoteCache
-from holdfast.errors import HoldfastError, NotFound, Unavailable
+from holdfast.errors import HoldfastError, NotFound, Unavailable, error_from_json
 from holdfast.http_client import HttpClient
 from holdfast.registry.compute.training import known_training, remember_training, training_computation
 from holdfast.registry.graph.lineage_graph import LineageGraph, lineage_graph
@@ -233,14 +233,24 @@ class MasterBackend:
         for cid in (spec.code, spec.data):
             self.publish(cid)
         run: str = self._http.post("/api/v0/runs", spec.to_json() | {"use_cache": use_cache})["id"]
+        failure = Unavailable.code.value
+
+        def told(event: dict[str, Any]) -> None:
+            nonlocal failure
+            if event["type"] == "failed":
+                failure = event["code"]
+            on_event(event)
+
         try:
-            status = self._follow(run, on_event)
+            status = self._follow(run, told)
         except BaseException:
             with contextlib.suppress(HoldfastError):
                 self._http.post(f"/api/v0/runs/{run}/cancel")
             raise
         if status.state is not RunState.DONE:
-            raise Unavailable(f"{run} {status.state}: {status.error}")
+            raise error_from_json(
+                {"error": f"{run} {status.state}: {status.error}", "code": failure}, where=run
+            )
         return status
 
     def _follow(self, run: str, on_event: OnEvent) -> RunStatus:

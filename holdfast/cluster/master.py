@@ -261,6 +261,8 @@ class Master:
         except Exception as error:
             if not isinstance(error, HoldfastError):
                 log.exception("%s failed", run)
+            if isinstance(error, HoldfastError):
+                await self.note(run, {"type": "failed", **error.to_json()})
             self._end(run, RunState.FAILED, str(error) or type(error).__name__)
         finally:
             async with self.changed:

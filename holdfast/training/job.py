@@ -7,10 +7,14 @@ brought into a run record and a model manifest.
 from __future__ import annotations
 
 import random
+import sysconfig
+import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import holdfast
 from holdfast.errors import InvalidInput
 from holdfast.registry.code import load_code
 from holdfast.registry.models.formats import manifest_of
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
     from holdfast.registry.run_table import RunSpec
     from holdfast.storage.content import ContentStore
 
-__all__ = ["Outcome", "record_run", "run_embedded", "run_worker"]
+__all__ = ["Outcome", "function_failure", "record_run", "run_embedded", "run_worker"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +101,20 @@ def run_worker(
         environment=EnvironmentRecord.of_this_process().store(store),
         history=context.history,
     )
+
+
+def function_failure(error: Exception) -> InvalidInput:
+    """What a training function raised, as one line that says where."""
+    installed = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
+    own = str(Path(holdfast.__file__).parent)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((*installed, own, "<frozen "))
+    ]
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    first_line = (str(error).strip().splitlines() or ["no message"])[0]
+    return InvalidInput(f"the training function failed: {type(error).__name__}: {first_line}{place}")
 
 
 def record_run(store: ContentStore, spec: RunSpec, outcome: Outcome) -> tuple[Cid, Cid]:

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from holdfast.errors import HoldfastError, Unavailable, error_from_json
 from holdfast.http_client import HttpClient
 from holdfast.registry.run_table import RunSpec
 from holdfast.storage.opening import open_store
-from holdfast.training.job import Outcome, record_run, run_worker
+from holdfast.training.job import Outcome, function_failure, record_run, run_worker
 
 __all__ = ["RayJob", "answer_of", "train_on_ray"]
 
@@ -68,7 +69,12 @@ def _worker_loop(job: dict[str, Any]) -> dict[str, Any] | None:
     rank, world_size = place.get_world_rank(), place.get_world_size()
     with open_store(settings) as store:
         report({"type": "worker_started", "rank": rank, "home": str(settings.home)})
-        outcome = run_worker(parsed.spec, store, rank=rank, world_size=world_size, report=report)
+        try:
+            outcome = run_worker(parsed.spec, store, rank=rank, world_size=world_size, report=report)
+        except HoldfastError:
+            raise
+        except Exception as error:
+            raise function_failure(error) from error
         moved = store.blocks.statistics()  # type: ignore[attr-defined]  # open_store gives a FetchingStore
         report({"type": "worker_done", "rank": rank, "fetched": moved})
     return None if outcome is None else outcome.to_json()
@@ -138,6 +144,7 @@ def main() -> int:
     except HoldfastError as error:
         body = error.to_json()
     except Exception as error:  # noqa: BLE001 -- the master must hear of every failure
+        traceback.print_exc()  # with the workers' own tracebacks, into the run's log
         body = _cause(error).to_json()
     print(json.dumps(body), file=answer, flush=True)
     return 0 if "model" in body else 1

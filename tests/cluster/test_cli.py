@@ -115,6 +115,10 @@ def test_a_missing_dependency_is_named_without_a_traceback(tmp_path: Path):
         (("add", "/no/such/file"), 3, "no file or directory"),
         (("verify", "nobody"), 3, "no model, index or dataset named 'nobody'"),
         (("train", "nothing", "--data", "x"), 2, "package.module:function"),
+        (("train", "m:f", "--data", "x", "--alias", "champion"), 2, "say --name, too"),
+        (("train", "m:f", "--data", "x", "--name", "../x"), 2, "not a name of a model"),
+        (("train", "m:f", "--data", "x", "--name", "x", "--alias", "no good"), 2, "not an alias"),
+        (("train", "m:f", "--data", "x", "--name", "x", "--version", "one"), 2, "not a version"),
         (("status", "--address", "ftp://x"), 2, "not the address"),
         (("down",), 2, "no holdfast daemon runs"),
     ],
@@ -165,6 +169,19 @@ def test_an_argument_that_a_command_does_not_know_is_answered_by_the_command():
     assert done.returncode == 2
     assert done.stderr.startswith("usage: holdfast train ")
     assert "holdfast train: error: unrecognized arguments: --set width=16" in done.stderr
+
+
+def test_a_training_function_that_fails_is_one_line_that_says_where(tmp_path: Path, monkeypatch):
+    home = ("--home", str(tmp_path / "home"))
+    (tmp_path / "rows.csv").write_text("x\n1\n2\n")
+    run_cli("dataset", "add", str(tmp_path / "rows.csv"), "--name", "rows", *home)
+    (tmp_path / "mine.py").write_text("def train(context):\n    return context.config['width']\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = run_cli("train", "mine:train", "--data", "rows", *home)
+    assert done.returncode == 2, done.stderr
+    assert (
+        one_line_error(done) == "holdfast: the training function failed: KeyError: 'width' (mine.py, line 2)"
+    )
 
 
 def test_a_setting_says_where_it_comes_from(tmp_path: Path):

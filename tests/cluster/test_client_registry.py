@@ -126,6 +126,24 @@ def test_what_would_differ_is_told_before_a_training_and_after_it(client, user_c
     assert [d.field for d in told.differences] == ["config.config.batch_size"]
 
 
+def test_a_model_is_called_as_it_was_asked_for_whatever_else_it_is_called(client, user_code):
+    run = client.train(user_code.train, "numbers")
+    client.models.register("scale", run.model, "1.2.0", aliases=["champion"])
+    for other in ("aaa", "zzz"):
+        client.models.register(other, run.model, "7.0.0", aliases=["champion"])
+    for ref, name, version in (
+        ("scale@champion", "scale", "1.2.0"),
+        ("zzz", "zzz", "7.0.0"),
+        (run.model, "scale", "1.2.0"),  # its first name
+    ):
+        with client.serve(ref) as server:
+            assert server.infer_url.endswith(f"/v2/models/{name}/infer")
+        graph = client.lineage(ref)
+        assert graph.nodes[graph.root].names[0] == f"{name}:{version}"
+        assert f"{name}:{version}" in graph.to_svg()
+    assert ">@champion aaa@" in client.lineage("zzz").to_svg(), "whose alias each is can be seen"
+
+
 def test_a_conversion_and_an_index_are_made_once_and_again_only_when_asked(client, user_code, monkeypatch):
     model = client.train(user_code.train, "numbers").model
     client.models.register("scale", model)

@@ -95,9 +95,12 @@ def test_the_same_run_twice_gives_the_same_cids(cluster: Cluster, tmp_path: Path
 def test_a_failure_in_user_code_comes_back_in_its_own_words(cluster: Cluster, tmp_path: Path, user_code):
     with cluster.connect(tmp_path / "client") as client:
         data = client.datasets.store_dataset(numbers(2), chunk_size=64)
-        with pytest.raises(Unavailable, match=r"ValueError.*out of data"):
+        with pytest.raises(InvalidInput, match=r"failed: ValueError: out of data \(.*\.py, line \d+\)$"):
             client.train(user_code.train, data.cid, workers=2, config={"fail": 1})
-        assert client.runs()[0].state == "failed"
+        failed = client.runs()[0]
+        assert failed.state == "failed"
+    log = (cluster.base / "master" / "logs" / f"{failed.id}.log").read_text()
+    assert 'raise ValueError("out of data")' in log, "with the whole traceback of the worker"
 
 
 @pytest.mark.slow

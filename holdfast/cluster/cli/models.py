@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from holdfast.cluster.cli.output import open_client, show, table
 from holdfast.cluster.processes import wait_for_signal
 from holdfast.config import load_settings, token_for
-from holdfast.errors import InvalidInput
+from holdfast.errors import HoldfastError, InvalidInput
+from holdfast.registry.names.references import checked_name, checked_version, checked_word
 
 if TYPE_CHECKING:
     import argparse
@@ -162,6 +163,8 @@ def progress_line(event: dict[str, Any]) -> str | None:
         moved = event["fetched"]
         return (
             f"worker {event['rank']} pulled {moved['blocks']} blocks, {moved['bytes']:,} bytes, each verified"
+            if moved["blocks"]
+            else f"worker {event['rank']} pulled nothing: its node had all of the data"
         )
     return None
 
@@ -183,28 +186,31 @@ def imported(text: str) -> Any:
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    config = _config(arguments.config)
+    _check_naming(arguments)  # before the training, and not after it
     function = imported(arguments.function)
-    try:
-        config = json.loads(arguments.config)
-    except ValueError as error:
-        raise InvalidInput(f"--config is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise InvalidInput("--config must be a JSON object")
 
     def tell(event: dict[str, Any]) -> None:
         if (line := progress_line(event)) is not None:
             print(line, file=sys.stderr, flush=True)
 
     with open_client(arguments) as client:
-        run = client.train(
-            function,
-            arguments.data,
-            config=config,
-            seed=arguments.seed,
-            workers=arguments.workers,
-            use_cache=not arguments.no_cache,
-            on_event=tell,
-        )
+        try:
+            run = client.train(
+                function,
+                arguments.data,
+                config=config,
+                seed=arguments.seed,
+                workers=arguments.workers,
+                use_cache=not arguments.no_cache,
+                on_event=tell,
+            )
+        except HoldfastError:
+            raise
+        except Exception as error:
+            from holdfast.training.job import function_failure
+
+            raise function_failure(error) from error
         value = {
             "run": str(run.cid),
             "model": str(run.model),
@@ -216,12 +222,38 @@ def _train(arguments: argparse.Namespace) -> None:
         if run.cached_from is not None:
             text += f"\n       cached from {run.cached_from}"
         if arguments.name:
-            entry = client.models.register(
-                arguments.name, run.model, arguments.version, aliases=arguments.alias
-            )
+            try:
+                entry = client.models.register(
+                    arguments.name, run.model, arguments.version, aliases=arguments.alias
+                )
+            except HoldfastError:
+                print(text, file=sys.stderr)  # it is trained, and can be named otherwise
+                raise
             value |= {"name": entry.name, "version": entry.version}
             text += f"\nname   {entry.name}:{entry.version}"
     show(arguments, value, text)
+
+
+def _config(text: str) -> dict[str, Any]:
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise InvalidInput(f"--config is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise InvalidInput("--config must be a JSON object")
+    return config
+
+
+def _check_naming(arguments: argparse.Namespace) -> None:
+    if not arguments.name:
+        if arguments.version or arguments.alias:
+            raise InvalidInput("--version and --alias are of a name: say --name, too")
+        return
+    checked_name("model", arguments.name)
+    if arguments.version:
+        checked_version(arguments.version)
+    for alias in arguments.alias:
+        checked_word(alias, "an alias")
 
 
 def _convert(arguments: argparse.Namespace) -> None:

@@ -130,8 +130,9 @@ def _box(node: GraphNode, roles: dict[str, list[Cid]], *, is_root: bool) -> Box:
 
     add(node.kind.upper(), "kind", KIND_SIZE, width=room - 22, bold=True)
     versions = [name for name in node.names if "@" not in name]
-    called = versions[0].partition(":")[0] if versions else ""
-    aliases = [name.removeprefix(called) for name in node.names if "@" in name]
+    own = versions[0].partition(":")[0] + "@" if versions else "@"
+    aliases = ["@" + name.removeprefix(own) for name in node.names if name.startswith(own)]
+    aliases += [name for name in node.names if "@" in name and not name.startswith(own)]
     if versions:
         more = f" +{len(versions) - 1}" if len(versions) > 1 else ""
         add(_kept_end(versions[0], room, more), "name", NAME_SIZE, bold=True)
