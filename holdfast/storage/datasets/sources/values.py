@@ -1,7 +1,6 @@
 """Python values, one column at a time, as Arrow arrays: which type they have together, and what does not fit it.
 
-Arrow alone is too kind for data that is to be trusted: it takes bytes for text, leaves out unknown keys of nested mappings
-and rounds to narrower floats. What is refused here is refused with its index.
+What is refused is refused with its index; :mod:`~holdfast.storage.datasets.sources.kinds` says which values a type takes.
 """
 
 from __future__ import annotations
@@ -17,29 +16,24 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from holdfast.storage.datasets.sources.images import encoded
+from holdfast.storage.datasets.sources.kinds import (
+    NANOSECONDS,
+    Unfit,
+    checker,
+    family,
+    is_missing,
+    kind_of,
+    unit_of,
+)
 from holdfast.storage.datasets.sources.source import IMAGE, MEDIA
 
-__all__ = ["Misfit", "convert", "infer_field", "is_image", "tensors"]
+__all__ = ["Misfit", "convert", "first_failure", "infer_field", "is_image", "tensors"]
 
 _ARROW_ERRORS = (pa.ArrowException, TypeError, ValueError, OverflowError)
-_FAMILIES: tuple[tuple[str, tuple[type, ...]], ...] = (
-    ("truth value", (bool, np.bool_)),
-    ("integer", (int, np.integer)),
-    ("float", (float, np.floating)),
-    ("text", (str,)),
-    ("bytes", (bytes, bytearray, memoryview)),
-    ("time stamp", (dt.datetime, np.datetime64)),  # before date: a datetime is one
-    ("date", (dt.date,)),
-    ("time of day", (dt.time,)),
-    ("duration", (dt.timedelta, np.timedelta64)),
-    ("decimal", (Decimal,)),
-    ("mapping", (Mapping,)),
-    ("array", (np.ndarray,)),
-    ("list", (list, tuple)),
+_PLAIN = frozenset(
+    {type(None), bool, int, float, str, bytes, list, tuple, dict}
+    | {dt.datetime, dt.date, dt.time, dt.timedelta, Decimal}
 )
-
-
-_PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
 
 
 class Misfit(Exception):  # noqa: N818 -- no error of its own: the reader adds file and row and raises InvalidInput
@@ -67,7 +61,9 @@ def infer_field(name: str, values: Sequence[Any]) -> pa.Field:
         Misfit: A value has no type in common with those before it.
     """
     values = _simple(values)
-    kinds = {_family(type(value)) for value in values if value is not None}
+    kinds = {family(kind) for kind in set(map(type, values)) - {type(None)}}
+    if "time stamp" in kinds:
+        kinds = {kind_of(value) for value in values if value is not None}
     if not kinds:
         return pa.field(name, pa.null())
     if kinds == {"image"}:
@@ -76,10 +72,12 @@ def infer_field(name: str, values: Sequence[Any]) -> pa.Field:
         raise _first_of_another_kind(values)
     if kinds == {"array"}:
         return pa.field(name, _array_type(values))
+    if kinds <= {"time stamp", "time stamp with a zone", "duration"}:
+        return pa.field(name, _time_type(values))
     try:
         return pa.field(name, pa.infer_type(values))
     except _ARROW_ERRORS as error:
-        index = _first_failure(values, pa.infer_type)
+        index = first_failure(values, pa.infer_type)
         raise Misfit(index, values[index], f"does not go with the values before it: {error}") from error
 
 
@@ -90,22 +88,31 @@ def convert(values: Sequence[Any], field: pa.Field) -> pa.Array:
         Misfit: A value does not fit the type.
     """
     values = _simple(values)
-    image, kind = is_image(field), field.type
-    for found in set(map(type, values)) - {type(None)}:
-        if not (_family(found) == "image" if image else _accepts(kind, found)):
-            index = next(i for i, value in enumerate(values) if type(value) is found)
-            raise Misfit(index, values[index], _not_of(field, found))
-    if image:
-        return pa.array([_png(index, value) for index, value in enumerate(values)], kind)
-    if isinstance(kind, pa.FixedShapeTensorType):
-        return _tensor_column(values, kind)
-    if pt.is_nested(kind):
-        values = _checked_nested(values, kind)
+    if is_image(field):
+        return pa.array([_png(index, value) for index, value in enumerate(values)], field.type)
+    kind, check = field.type, checker(field.type)
+
+    def build(some: Sequence[Any]) -> pa.Array:
+        if isinstance(kind, pa.FixedShapeTensorType):
+            return _tensor_column(check(some), kind)
+        return pa.array(check(some), kind)
+
     try:
-        return pa.array(values, kind)
+        return build(values)
     except _ARROW_ERRORS as error:
-        index = _first_failure(values, lambda prefix: pa.array(prefix, kind))
-        raise Misfit(index, values[index], f"does not fit the column's type {kind}: {error}") from error
+        index = first_failure(values, build)
+        raise Misfit(index, values[index], _reason(build, values[index], error, kind)) from error
+
+
+def _reason(build: Callable[[Sequence[Any]], Any], value: Any, error: Exception, kind: pa.DataType) -> str:
+    """What is wrong with a value by itself; ``error`` was about one of many."""
+    try:
+        build([value])
+    except Unfit as own:
+        return str(own)
+    except _ARROW_ERRORS as own:
+        error = own
+    return f"does not fit the column's type {kind}: {error}"
 
 
 def tensors(values: np.ndarray[Any, Any], *, mask: np.ndarray[Any, Any] | None = None) -> pa.Array:
@@ -123,16 +130,6 @@ def tensors(values: np.ndarray[Any, Any], *, mask: np.ndarray[Any, Any] | None =
     return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(flat.type, values.shape[1:]), storage)
 
 
-def _family(kind: type) -> str:
-    for name, kinds in _FAMILIES:
-        if issubclass(kind, kinds):
-            return name
-    pillow = sys.modules.get("PIL.Image")
-    if pillow is not None and issubclass(kind, pillow.Image):
-        return "image"
-    return kind.__name__
-
-
 def _simple(values: Sequence[Any]) -> Sequence[Any]:
     if _PLAIN.issuperset(map(type, values)):
         return values
@@ -140,9 +137,13 @@ def _simple(values: Sequence[Any]) -> Sequence[Any]:
 
 
 def _plain(index: int, value: Any) -> Any:
-    """Torch tensors as NumPy arrays, arrays without dimensions as scalars, everything else as it is."""
+    """Torch tensors as NumPy arrays, arrays without dimensions as scalars, what stands for no value as None."""
     if type(value) in _PLAIN:
         return value
+    if is_missing(value) or value is np.ma.masked:
+        return None
+    if isinstance(value, np.datetime64) and np.datetime_data(value.dtype)[0] == "D":
+        return value.item()
     if isinstance(value, Mapping) and not isinstance(value, dict):
         return dict(value)  # all that Arrow takes
     torch = sys.modules.get("torch")
@@ -153,13 +154,17 @@ def _plain(index: int, value: Any) -> Any:
             raise Misfit(
                 index, value, f"of {value.dtype} has no NumPy form ({error}): convert it first"
             ) from error
-    if isinstance(value, np.ndarray):
-        if value.ndim == 0:
-            return value[()]
-        if value.dtype.hasobject or value.dtype.kind in "USV" or 0 in value.shape[1:]:
-            return value.tolist()
-        return value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
-    return value
+    return _plain_array(index, value) if isinstance(value, np.ndarray) else value
+
+
+def _plain_array(index: int, value: np.ndarray[Any, Any]) -> Any:
+    if np.ma.is_masked(value):
+        raise Misfit(index, value, "has masked items: fill them first, such as by .filled(0)")
+    if value.ndim == 0:
+        return value[()]
+    if value.dtype.hasobject or value.dtype.kind in "USV" or 0 in value.shape[1:]:
+        return value.tolist()
+    return value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
 
 
 def _first_of_another_kind(values: Sequence[Any]) -> Misfit:
@@ -167,15 +172,15 @@ def _first_of_another_kind(values: Sequence[Any]) -> Misfit:
     for index, value in enumerate(values):
         if value is None:
             continue
-        family = _family(type(value))
-        number = family in {"integer", "float"}
+        found = kind_of(value)
+        number = found in {"integer", "float"}
         if first is None or (number and first in {"integer", "float"}):
-            first = first if first == "float" else family
-        elif family != first:
+            first = first if first == "float" else found
+        elif found != first:
             return Misfit(
                 index,
                 value,
-                f"is of the kind {family}, the values before it of the kind {first}: a column has one kind",
+                f"is of the kind {found}, the values before it of the kind {first}: a column has one kind",
             )
     raise AssertionError("values of several kinds have a first one of another kind")
 
@@ -200,6 +205,23 @@ def _array_type(values: Sequence[Any]) -> pa.DataType:
     return pa.fixed_shape_tensor(item, first.shape)
 
 
+def _time_type(values: Sequence[Any]) -> pa.DataType:
+    """The type of time stamps, or durations, in the finest unit that one of them needs, and the first one's zone."""
+    units = set()
+    for index, value in enumerate(values):
+        if value is not None:
+            try:
+                units.add(unit_of(value))
+            except Unfit as error:
+                raise Misfit(index, value, str(error)) from error
+    unit = min(units, key=NANOSECONDS.__getitem__)
+    first = next(value for value in values if value is not None)
+    if family(type(first)) == "duration":
+        return pa.duration(unit)
+    zoned = getattr(first, "tzinfo", None) is not None
+    return pa.timestamp(unit, pa.infer_type([first]).tz if zoned else None)
+
+
 def _tensor_column(values: Sequence[Any], kind: pa.FixedShapeTensorType) -> pa.Array:
     shape, dtype = tuple(kind.shape), np.dtype(kind.value_type.to_pandas_dtype())
     if pt.is_temporal(kind.value_type):
@@ -219,88 +241,18 @@ def _tensor_column(values: Sequence[Any], kind: pa.FixedShapeTensorType) -> pa.A
     return tensors(stacked, mask=missing if missing.any() else None)
 
 
-def _accepts(kind: pa.DataType, found: type) -> bool:  # noqa: C901, PLR0912 -- one line for each family of types
-    family = _family(found)
-    if pt.is_null(kind):
-        return False
-    if isinstance(kind, pa.FixedShapeTensorType):
-        return family == "array"
-    if pt.is_boolean(kind):
-        return family == "truth value"
-    if pt.is_integer(kind):
-        return family == "integer"
-    if pt.is_float64(kind):
-        return family in {"integer", "float"}
-    if pt.is_floating(kind):  # a Python float has 64 bits: it would be rounded
-        return issubclass(found, np.floating) and np.dtype(found).itemsize * 8 <= kind.bit_width
-    if pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind):
-        return family == "text"
-    if pt.is_binary(kind) or pt.is_large_binary(kind) or pt.is_binary_view(kind):
-        return family == "bytes"
-    if pt.is_struct(kind):
-        return family == "mapping"
-    if pt.is_list(kind) or pt.is_large_list(kind):
-        return family in {"list", "array"}
-    if pt.is_timestamp(kind):
-        return family == "time stamp"
-    if pt.is_date(kind):
-        return family == "date"
-    if pt.is_decimal(kind):
-        return family == "decimal"
-    return True  # the rest is rare: Arrow decides
-
-
-def _not_of(field: pa.Field, found: type) -> str:
-    if pt.is_null(field.type):
-        return "comes after a start in which the column had no value at all, so that its type is not known"
-    wanted = "image" if is_image(field) else str(field.type)
-    return f"is of the kind {_family(found)} ({found.__name__}); the column's type is {wanted}"
-
-
 def _png(index: int, value: Any) -> bytes | None:
     if value is None:
         return None
+    if family(type(value)) != "image":
+        raise Misfit(index, value, f"is a {type(value).__name__}, and the column has images")
     try:
         return encoded(value)
     except (OSError, ValueError) as error:
         raise Misfit(index, value, f"can't become a PNG: {error}") from error
 
 
-def _checked_nested(values: Sequence[Any], kind: pa.DataType) -> list[Any]:
-    """The values, after a look at what Arrow would leave out or round without a word."""
-    checked = []
-    for index, value in enumerate(values):
-        try:
-            checked.append(_nested(value, kind))
-        except ValueError as error:
-            raise Misfit(index, value, str(error)) from error
-    return checked
-
-
-def _nested(value: Any, kind: pa.DataType) -> Any:
-    if value is None:
-        return None
-    if pt.is_struct(kind):
-        if not isinstance(value, Mapping):
-            raise ValueError(f"is a {type(value).__name__} where a mapping is due")
-        fields = {field.name: field.type for field in kind}
-        if unknown := [key for key in value if key not in fields]:
-            raise ValueError(f"has the keys {unknown}, which the values before it don't have")
-        return {name: _nested(value.get(name), inner) for name, inner in fields.items()}
-    if pt.is_list(kind) or pt.is_large_list(kind):
-        if isinstance(value, np.ndarray):
-            dtype = pa.from_numpy_dtype(value.dtype) if value.ndim == 1 else None
-            if dtype != kind.value_type:
-                raise ValueError(
-                    f"is an array of {value.dtype} and shape {value.shape}, not one row of {kind}"
-                )
-            return value
-        if pt.is_nested(kind.value_type):
-            return [_nested(item, kind.value_type) for item in value]
-    return value
-
-
-def _first_failure(values: Sequence[Any], attempt: Callable[[Sequence[Any]], Any]) -> int:
+def first_failure(values: Sequence[Any], attempt: Callable[[Sequence[Any]], Any]) -> int:
     """The index of the first value with which ``attempt`` fails; it fails with all of them."""
     good, bad = 0, len(values)
     while bad - good > 1:

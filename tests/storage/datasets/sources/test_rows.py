@@ -8,6 +8,7 @@ import threading
 import types
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from holdfast.errors import InvalidInput
 from holdfast.storage.datasets.sources import open_sources
 
+DAY = dt.datetime(2020, 1, 1)  # noqa: DTZ001 -- the column has no zone
 INT64 = st.integers(-(2**63), 2**63 - 1)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 VALUES = [
@@ -131,7 +133,29 @@ def test_a_value_that_does_not_fit_is_named_with_row_and_column(good, bad, at):
         ([{"a": 1}], [{"a": 1, "b": 2}], "'b'"),
         (np.zeros(3), np.zeros(2), "shape"),
         (np.int32(1), 2**31, "int32"),
+        ([1, 2], [1.9, 2.9], "has a float in it"),
+        ([[1]], [[2.5]], "has a float in it"),
+        ({"a": 1}, {"a": 2.5}, "has a float in it"),
+        ([{"a": [1]}], [{"a": [2.5]}], "has a float in it"),
+        ([0.5], [2**53 + 1], "9007199254740993"),
+        ([np.float32(1)], [0.1], "no float of 32 bits"),
+        (["a"], [b"a"], "has a bytes in it"),
+        ([b"a"], ["a"], "has a text in it"),
+        ([DAY.date()], [DAY], "has a time stamp in it"),
+        (DAY, DAY.replace(tzinfo=dt.UTC), "has a time zone"),
+        (DAY.replace(tzinfo=dt.UTC), DAY, "has no time zone"),
+        ([DAY], [DAY.replace(tzinfo=dt.UTC)], "has a time zone"),
+        (DAY, pd.Timestamp(1, unit="ns"), "finer"),
+        (np.datetime64("2020-01-01", "s"), DAY.replace(microsecond=5), "finer"),
+        (np.datetime64("2020-01-01", "s"), np.datetime64(1, "ms"), "finer"),
+        (DAY.date(), np.datetime64("2020-01-01T05", "s"), "time stamp"),
+        (dt.timedelta(1), pd.Timedelta(1, unit="ns"), "finer"),
+        (dt.timedelta(1), 5, "integer"),
+        (1, np.timedelta64(5, "s"), "duration"),
+        (dt.time(1), 5, "integer"),
+        (dt.time(1), dt.time(1, tzinfo=dt.UTC), "time zone"),
     ],
+    ids=repr,
 )
 def test_nothing_is_rounded_or_left_out_after_the_first_rows(good, bad, why):
     def rows():
@@ -140,6 +164,53 @@ def test_nothing_is_rounded_or_left_out_after_the_first_rows(good, bad, why):
 
     with pytest.raises(InvalidInput, match=rf"row 1234 .*column 'x'.*{why}"):
         list(open_sources(rows())["train"].batches())
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([DAY, pd.Timestamp("2020-01-01 00:00:00.123456789")], pa.timestamp("ns")),
+        ([pd.Timestamp("2020-01-01 00:00:00.123456")], pa.timestamp("us")),
+        ([DAY.replace(tzinfo=dt.UTC), pd.Timestamp(5, tz="Europe/Paris")], pa.timestamp("ns", "UTC")),
+        ([np.datetime64(1, "s"), DAY.replace(microsecond=5), np.datetime64("NaT")], pa.timestamp("us")),
+        ([np.datetime64(1, "s"), np.datetime64(5, "ms")], pa.timestamp("ms")),
+        ([np.datetime64("2020-01-01"), DAY.date()], pa.date32()),
+        ([[np.datetime64("2020-01-01")]], pa.list_(pa.date32())),
+        ([np.timedelta64(1, "s"), pd.Timedelta(5, unit="ns")], pa.duration("ns")),
+        ([pd.NaT, DAY, pd.NA], pa.timestamp("us")),
+    ],
+    ids=repr,
+)
+def test_times_keep_their_nanoseconds_and_their_zones(read, values, kind):
+    column = read([{"t": value} for value in values])["t"]
+    assert column.type == kind
+    for found, value in zip(column, values, strict=True):
+        if pd.api.types.is_scalar(value) and pd.isna(value):
+            assert not found.is_valid
+        elif pa.types.is_nested(kind):
+            assert found.as_py() == [item.item() for item in value]
+        elif pa.types.is_date(kind):
+            assert pd.Timestamp(found.as_py()) == pd.Timestamp(value)
+        else:
+            made = pd.Timedelta if pa.types.is_duration(kind) else pd.Timestamp
+            assert made(found.as_py()) == made(value)
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ([DAY, DAY.replace(tzinfo=dt.UTC)], r"row 1 .*with a zone, the values before it .* time stamp:"),
+        ([np.datetime64(1, "h")], r"row 0 .*datetime64\[h\]: convert it"),
+        ([DAY.replace(year=3000), pd.Timestamp(1, unit="ns")], r"row 0 .*nanosecond"),
+        ([{"a": b"x"}, {"a": "x"}], r"row 1 .*has a text in it"),
+        ([np.ma.array([1, 2], mask=[False, True])], r"row 0 .*masked items"),
+        ([np.longdouble(1), 0.5], r"row 0 .*longdouble"),
+    ],
+    ids=repr,
+)
+def test_values_of_the_first_rows_that_no_type_holds_are_named(values, why):
+    with pytest.raises(InvalidInput, match=why):
+        list(open_sources([{"t": value} for value in values])["train"].batches())
 
 
 def test_the_first_of_several_bad_rows_is_named():

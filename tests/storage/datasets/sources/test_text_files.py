@@ -191,6 +191,13 @@ def test_an_integer_that_is_no_float_is_never_rounded(write, read, good, bad):
     assert read(path=write("a.jsonl", "\n".join(map(json.dumps, rows)))).to_pylist() == rows
 
 
+@pytest.mark.parametrize(("good", "bad"), [([1], [2.5]), ({"k": 1}, {"k": 2.5}), ([[1]], [[2.5]])])
+def test_a_fraction_inside_is_never_cut_off(write, read, good, bad):
+    path = write("a.jsonl", "\n".join(json.dumps({"x": value}) for value in [good] * 2000 + [bad]))
+    with pytest.raises(InvalidInput, match=r"a\.jsonl, row 2000 .*column 'x'.*has a float in it"):
+        read(path=path)
+
+
 def test_texts_that_look_like_times_stay_texts_in_json(write, read):
     assert read(path=write("a.jsonl", '{"d": "2024-01-01"}\n'))["d"].to_pylist() == ["2024-01-01"]
 
