@@ -90,10 +90,22 @@ def column_array(values: Array, field: pa.Field | None, first_row: int, *, what:
             raise row_error(what, first_row + error.index, field.name, error.value, error.reason) from error
     if not values.dtype.isnative:
         values = values.astype(values.dtype.newbyteorder("="))
+    if values.ndim == 1 and values.dtype.kind in "SU":  # Arrow would cut each at its first NUL
+        return pa.array(values.tolist(), pa.binary() if values.dtype.kind == "S" else pa.string())
     if values.ndim == 1:
-        return pa.array(np.asarray(values))
+        return pa.array(np.asarray(values), mask=_mask(values))
+    if (mask := _mask(values)) is not None:
+        row = first_row + int(mask.reshape(len(mask), -1).any(axis=1).argmax())
+        raise InvalidInput(
+            f"{what}, row {row} (the first is 0): the array has masked items, and tensors have no missing ones; fill them, "
+            "such as by .filled(0)"
+        )
     if values.dtype.kind in "USV":
         raise InvalidInput(f"{what}: Arrow has no tensors of {values.dtype}; make each part a column")
     if 0 in values.shape[1:]:
         raise InvalidInput(f"{what}: rows of the shape {values.shape[1:]} hold nothing")
     return tensors(values)
+
+
+def _mask(values: Array) -> Array | None:
+    return np.ma.getmaskarray(values) if np.ma.is_masked(values) else None

@@ -107,11 +107,35 @@ def test_rows_without_any_are_known_to_have_none(tmp_path):
         (np.zeros(2, [("a", "i4"), ("b", "c8")]), "column 'b'.*complex64"),
         (torch.zeros(3, dtype=torch.bfloat16), "bfloat16.*convert it"),
         ({1: np.arange(3)}, "a column's name is text"),
+        (np.ma.array(np.zeros((3, 2)), mask=[[0, 0], [0, 1], [0, 0]]), r"row 1 .*masked items"),
     ],
 )
 def test_what_arrow_does_not_have_says_so(data, message):
     with pytest.raises(InvalidInput, match=message):
         table_of(data)
+
+
+def test_masked_values_are_missing():
+    table = table_of(
+        {
+            "i": np.ma.array([1, 2, 3], mask=[False, True, False], dtype=">i4"),
+            "s": np.ma.array(["a", "b", "c"], mask=[True, False, False]),
+            "o": np.ma.array(["a", 2, "c"], mask=[False, True, False], dtype=object),
+            "t": np.ma.array(np.arange(6).reshape(3, 2)),
+        }
+    )
+    assert table.select(["i", "s", "o"]).to_pylist() == [
+        {"i": 1, "s": None, "o": "a"},
+        {"i": None, "s": "b", "o": None},
+        {"i": 3, "s": "c", "o": "c"},
+    ]
+    fields = np.ma.array([(1, 2.0), (3, 4.0)], dtype=[("a", "i4"), ("b", "f8")], mask=[(0, 1), (0, 0)])
+    assert table_of(fields).to_pylist() == [{"a": 1, "b": None}, {"a": 3, "b": 4.0}]
+
+
+@pytest.mark.parametrize("values", [np.array(["a\0b", "é", ""]), np.array([b"a\0b", b"c", b"\0\0d"])])
+def test_texts_are_not_cut_at_a_nul(values):
+    assert table_of({"x": values})["x"].to_pylist() == values.tolist()
 
 
 def test_python_objects_in_numpy_files_are_refused_and_never_unpickled(tmp_path):
