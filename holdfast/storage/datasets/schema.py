@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MEDIA_KEY",
+    "logical_array",
     "logical_batch",
     "logical_schema",
     "media_of",

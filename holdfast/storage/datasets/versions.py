@@ -17,8 +17,14 @@ from holdfast.storage.datasets.conditions import Condition
 from holdfast.storage.datasets.pruning import possible
 from holdfast.storage.datasets.queries import rows_that_meet
 from holdfast.storage.datasets.read_ahead import in_order
-from holdfast.storage.datasets.schema import logical_schema, type_text
+from holdfast.storage.datasets.schema import logical_array, logical_schema, type_text
 from holdfast.storage.datasets.sources import open_sources
+from holdfast.storage.datasets.sources.arrays import column_array, column_field
+from holdfast.storage.datasets.sources.casts import cast_exactly
+from holdfast.storage.datasets.sources.frames import is_series, series_array
+from holdfast.storage.datasets.sources.rows import row_error
+from holdfast.storage.datasets.sources.source import in_words
+from holdfast.storage.datasets.sources.values import Misfit, convert, infer_field
 from holdfast.storage.datasets.writer import DatasetWriter
 from holdfast.storage.formats import dag_cbor
 
@@ -305,22 +311,42 @@ class _Columns:
 
 
 def _as_array(name: str, values: Any, rows: int, kind: pa.DataType | None, *, constant: bool) -> pa.Array:
+    """The new values of a column, in its type where they are no Arrow values, which say their own."""
     if isinstance(values, pa.ChunkedArray):
         values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
     if not isinstance(values, pa.Array):
         try:
             if constant:
-                values = pa.repeat(pa.scalar(values, kind), rows)
-            elif isinstance(values, np.ndarray) and values.ndim > 1:
-                values = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(values))
+                one = _as_arrow(
+                    name, pa.repeat(values, 1) if isinstance(values, pa.Scalar) else [values], kind
+                )
+                values = one.take(pa.array(np.zeros(rows, np.int64)))
             else:
-                values = pa.array(values, kind)
-        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-            wanted = f" of type {type_text(kind)}" if kind is not None else ""
-            raise InvalidInput(f"the new values of column {name!r} are no values{wanted}: {error}") from error
+                values = _as_arrow(name, values, kind)
+        except (Misfit, pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            if isinstance(error, InvalidInput):
+                raise
+            wanted = f" of type {type_text(kind)}" if kind is not None else " of one type"
+            which = f"{in_words(error.value)} " if isinstance(error, Misfit) else ""
+            raise InvalidInput(
+                f"the new values of column {name!r} are no values{wanted}: {which}{error}"
+            ) from error
     if len(values) != rows:
         raise InvalidInput(f"the edit of column {name!r} gave {len(values)} values for {rows} rows")
     return values
+
+
+def _as_arrow(name: str, values: Any, kind: pa.DataType | None) -> pa.Array:
+    if isinstance(values, np.ndarray):
+        what = f"the edit of column {name!r}"
+        array = column_array(values, column_field(name, values, what=what), 0, what=what)
+        return array if kind is None or values.ndim > 1 else cast_exactly(array, kind)
+    if is_series(values):
+        values = series_array(name, values)
+    if isinstance(values, pa.Array):
+        return values if kind is None else cast_exactly(values, kind)
+    values = list(values)
+    return convert(values, infer_field(name, values) if kind is None else pa.field(name, kind))
 
 
 def _plain_change(change: Edit) -> Any:
@@ -353,12 +379,11 @@ def _fitted(batch: pa.RecordBatch, schema: pa.Schema, split: str, before: int) -
             isinstance(column.type, pa.BaseExtensionType) or isinstance(field.type, pa.BaseExtensionType)
         )
         if plain and column.type != field.type:
+            own = logical_schema(pa.schema([pa.field(field.name, column.type)])).field(0)
             try:
-                column = column.cast(field.type)
-            except pa.ArrowException as error:
-                raise InvalidInput(
-                    f"column {field.name!r} of the rows {before} to {before + batch.num_rows - 1} for split {split!r} does not fit "
-                    f"{type_text(field.type)}: {error}"
-                ) from error
+                column = cast_exactly(logical_array(column, own.type), field.type)
+            except Misfit as error:
+                what = f"the rows for split {split!r}"
+                raise row_error(what, before + error.index, field.name, error.value, error.reason) from error
         columns.append(column)
     return pa.RecordBatch.from_arrays(columns, names=schema.names)

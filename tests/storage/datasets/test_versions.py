@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from decimal import Decimal
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -16,6 +19,7 @@ from holdfast.storage.datasets.dataset import open_dataset, store_dataset
 from holdfast.storage.datasets.versions import append, edit, filter_rows
 from tests.storage.datasets.stored import FORMATS, TABLE, comparable, fetched, span, stored
 
+DAY = dt.datetime(2020, 1, 1)  # noqa: DTZ001 -- the column has no zone
 RELAXED = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -98,15 +102,55 @@ def test_rows_of_other_kinds_fit_where_no_value_is_lost(store):
     assert child.schema.equals(parent.schema)
     assert child.to_arrow().to_pylist()[1:] == [{"n": 2, "x": 1.5}, {"n": 3, "x": None}]
     with pytest.raises(
-        InvalidInput, match=r"column 'n' of the rows 0 to 0 for split 'train' does not fit int16.*70000"
+        InvalidInput, match=r"for split 'train', row 1 .*column 'n': 70000 is int64 and can't be int16"
     ):
-        append(parent, [{"n": 70_000, "x": 1.0}])
+        append(parent, [{"n": 2, "x": 1.0}, {"n": 70_000, "x": 1.0}])
     with pytest.raises(InvalidInput, match="'x'"):
         append(parent, [{"n": 1}])
     with pytest.raises(InvalidInput, match="'y'"):
         append(parent, [{"n": 1, "x": 1.0, "y": 2}])
     with pytest.raises(InvalidInput):
         append(parent, pa.table({"n": pa.array([], pa.int16()), "x": pa.array([], pa.float32())}))
+
+
+MOMENT = pa.array([1], pa.timestamp("us"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "fits", "lost"),
+    [
+        (pa.float32(), [1.5, float("nan"), float("inf"), 3], [0.1, 1e300, 2**24 + 1, "1", True]),
+        (pa.float16(), [0.5, float("nan")], [0.1, 1e6]),
+        (pa.float64(), [7, 2**53], [2**53 + 1, "1"]),
+        (pa.int64(), [4.0, pa.scalar(5, pa.int8())], [4.5, "4", True, float("nan"), MOMENT[0]]),
+        (pa.int8(), [100], [200, -0.5]),
+        (pa.string(), ["a", pa.scalar("b", pa.large_string())], [5, b"a", DAY]),
+        (pa.binary(), [b"a"], ["a"]),
+        (pa.binary(2), [b"ab"], [b"abc"]),
+        (pa.bool_(), [False], [1, "true"]),
+        (pa.timestamp("s"), [DAY], [DAY.replace(microsecond=1), DAY.replace(tzinfo=dt.UTC), DAY.date(), 1]),
+        (pa.timestamp("us", "UTC"), [DAY.replace(tzinfo=dt.UTC)], [DAY]),
+        (pa.timestamp("ns"), [DAY], [DAY.replace(year=3000)]),
+        (pa.date32(), [DAY.date()], [DAY]),
+        (pa.decimal128(5, 2), [Decimal("1.5")], [Decimal("1.555"), Decimal(1000), 1.5]),
+        (pa.list_(pa.int32()), [[1, None], []], [[1.5], ["1"], 1]),
+        (pa.list_(pa.int32(), 2), [[1, 2]], [[1, 2, 3]]),
+        (pa.struct([("a", pa.int8()), ("b", pa.string())]), [{"a": 1}], [{"a": 1.5}, {"a": 1, "c": 2}]),
+    ],
+    ids=str,
+)
+def test_a_value_is_appended_if_the_column_can_hold_just_that(store, kind, fits, lost):
+    parent = stored(store, pa.table({"n": [0], "v": pa.nulls(1, kind)}))
+    for value in fits:
+        values = pa.array([value, None])
+        (_, found, missing) = append(parent, pa.table({"n": [1, 2], "v": values})).to_arrow()["v"]
+        wanted = values[0].as_py()
+        found = found.as_py()
+        assert found == ({"b": None, **wanted} if isinstance(wanted, dict) else wanted) or found != found  # noqa: PLR0124 -- NaN
+        assert not missing.is_valid
+    for value in lost:
+        with pytest.raises(InvalidInput, match=r"for split 'train', row 1 .*column 'v': "):
+            append(parent, pa.table({"n": [1, 2], "v": pa.array([None, value])}))
 
 
 def test_a_file_is_appended_like_rows(store, tmp_path):
@@ -258,6 +302,11 @@ def test_single_columns_become_constants_values_or_something_new(store):
         ({"n": lambda n: n[:1]}, "gave 1 values for"),
         ({"n": "x"}, "'n' are no values of type int64"),
         ({"n": lambda n: ["x"] * len(n)}, "'n' are no values of type int64"),
+        ({"n": 7.5}, r"'n' are no values of type int64: 7.5 is of the kind float"),
+        ({"n": lambda n: [1.5] * len(n)}, r"'n' are no values of type int64: 1.5 is of the kind float"),
+        ({"n": lambda n: np.full(len(n), 1.5)}, r"'n' are no values of type int64: 1.5 is double"),
+        ({"n": pa.scalar(1.5)}, r"'n' are no values of type int64: 1.5 is double"),
+        ({"new": lambda batch: [1, "x"] * (batch.num_rows // 2)}, "'new' are no values of one type: 'x'"),
         ({}, "at least one column"),
         (lambda batch: batch if batch["n"][0].as_py() == 0 else batch.select(["n"]), "'s'"),
         (lambda batch: batch.slice(0, 0), "without rows"),
@@ -267,6 +316,38 @@ def test_an_edit_that_can_not_be_says_why(store, change, words):
     parent = stored(store, numbered(500))
     with pytest.raises(InvalidInput, match=words):
         edit(parent, change)
+
+
+def test_edits_give_values_of_every_kind(store):
+    parent = stored(store, pa.table({"n": [1, 2], "x": pa.array([0.5, 1.5], pa.float32())}))
+    child = edit(
+        parent,
+        {
+            "n": lambda n: np.array([4.0] * len(n)),
+            "x": 0.25,
+            "t": pd.Timestamp("2020-01-01 00:00:00.000000001"),
+            "v": lambda batch: np.zeros((batch.num_rows, 2)),
+            "s": lambda batch: pd.Series(["a"] * batch.num_rows),
+            "f": np.float32(1),
+            "none": None,
+        },
+    )
+    assert {field.name: str(field.type) for field in child.schema if field.name != "v"} == {
+        "n": "int64",
+        "x": "float",
+        "t": "timestamp[ns]",
+        "s": "string",
+        "f": "float",
+        "none": "null",
+    }
+    assert child.schema.field("v").type == pa.fixed_shape_tensor(pa.float64(), [2])
+    assert child.to_arrow()["n"].to_pylist() == [4, 4]
+    assert child.to_arrow()["t"][1].as_py().nanosecond == 1
+    assert (
+        edit(parent, {"x": lambda x: pc.multiply(x.cast(pa.float64()), 2)}).schema.field("x").type == "double"
+    )
+    scaled = edit(child, {"v": lambda v: v.to_numpy_ndarray().astype(np.float32)})
+    assert scaled.schema.field("v").type == pa.fixed_shape_tensor(pa.float32(), [2])
 
 
 def test_editing_one_split_can_not_change_the_columns_of_the_others(store):

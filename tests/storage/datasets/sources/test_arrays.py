@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -107,7 +107,7 @@ def test_rows_without_any_are_known_to_have_none(tmp_path):
         (np.zeros(2, [("a", "i4"), ("b", "c8")]), "column 'b'.*complex64"),
         (torch.zeros(3, dtype=torch.bfloat16), "bfloat16.*convert it"),
         ({1: np.arange(3)}, "a column's name is text"),
-        (np.ma.array(np.zeros((3, 2)), mask=[[0, 0], [0, 1], [0, 0]]), r"row 1 .*masked items"),
+        (np.ma.masked_equal(np.arange(6).reshape(3, 2), 3), r"row 1 .*masked items"),
     ],
 )
 def test_what_arrow_does_not_have_says_so(data, message):
@@ -129,7 +129,8 @@ def test_masked_values_are_missing():
         {"i": None, "s": "b", "o": None},
         {"i": 3, "s": "c", "o": "c"},
     ]
-    fields = np.ma.array([(1, 2.0), (3, 4.0)], dtype=[("a", "i4"), ("b", "f8")], mask=[(0, 1), (0, 0)])
+    fields: Any = np.ma.array([(1, 2.0), (3, 4.0)], dtype=[("a", "i4"), ("b", "f8")])
+    fields["b"][0] = np.ma.masked
     assert table_of(fields).to_pylist() == [{"a": 1, "b": None}, {"a": 3, "b": 4.0}]
 
 
