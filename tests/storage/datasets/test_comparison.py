@@ -7,6 +7,7 @@ from collections import Counter
 from decimal import Decimal
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -365,6 +366,25 @@ def test_hashes_of_long_values_depend_on_every_part(store):
 # --------------------------------------------------------------------------------------------------- find
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "held"),
+    [
+        (pa.array([2**53 + 1]), pa.array([2.0**53]), "double.*int64"),
+        (pa.array([2**64 - 1], pa.uint64()), pa.array([1]), "int64.*uint64"),
+        (pa.array([Decimal("1.00")]), pa.array([10**18]), "decimal.*int64"),
+        (
+            pa.array([dt.date(3000, 1, 1)]).cast(pa.timestamp("us")),
+            pa.array([1], pa.timestamp("ns")),
+            "ns.*us",
+        ),
+    ],
+)
+def test_values_that_the_common_type_does_not_hold_are_not_compared(store, before, after, held):
+    a, b = stored(store, pa.table({"x": before})), stored(store, pa.table({"x": after}))
+    with pytest.raises(InvalidInput, match=f"column 'x' is of two types, .*{held}"):
+        diff(a, b)
+
+
 @RELAXED
 @given(
     table=TABLE,
@@ -432,6 +452,9 @@ def test_images_are_found_by_their_values(store):
         ({"n": "one"}, "'one' can't be a value of 'n', which is int64"),
         ({"n": 2**70}, "can't be a value of 'n'"),
         ({"s": 5}, "5 can't be a value of 's'"),
+        ({"n": 1.5}, r"1\.5 can't be a value of 'n'"),
+        ({"n": True}, "True can't be a value of 'n'"),
+        (None, "is a mapping from column to value, not a NoneType"),
     ],
 )
 def test_a_row_that_can_not_be_in_the_dataset_is_refused_in_words(store, row, words):
@@ -439,6 +462,68 @@ def test_a_row_that_can_not_be_in_the_dataset_is_refused_in_words(store, row, wo
         contains(stored(store, numbered(5)), row)
     with pytest.raises(NotFound, match="no split 'dev'"):
         contains(stored(store, numbered(5)), {"n": 1}, "dev")
+
+
+DAY = dt.datetime(2020, 1, 1)  # noqa: DTZ001 -- the column has no zone
+HELD = pa.table(
+    {
+        "us": pa.array([DAY, None], pa.timestamp("us")),
+        "utc": pa.array([DAY, None], pa.timestamp("ns", "UTC")),
+        "day": pa.array([DAY.date(), None]),
+        "f16": pa.array([0.1, None], pa.float16()),
+        "f32": pa.array([0.1, None], pa.float32()),
+        "floats": pa.array([[0.1], None], pa.list_(pa.float32())),
+        "list": [[1, 2], None],
+        "struct": [{"a": 1, "b": None}, None],
+        "map": pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int8())),
+        "i": [1, None],
+        "text": ["a", None],
+    }
+)
+TENSORS = {"tensor": np.array([[[1, 2]], [[3, 4]]]), "weights": np.array([[0.1, 2], [3, 4]], np.float32)}
+for name, values in TENSORS.items():
+    HELD = HELD.append_column(name, pa.FixedShapeTensorArray.from_numpy_ndarray(values))
+
+
+@pytest.mark.parametrize(
+    ("column", "same", "never"),
+    [
+        (
+            "us",
+            [DAY, pd.Timestamp(DAY), np.datetime64("2020-01-01", "ns")],
+            [pd.Timestamp("2020-01-01 00:00:00.000000999"), DAY.replace(tzinfo=dt.UTC), DAY.date(), 0],
+        ),
+        ("utc", [DAY.replace(tzinfo=dt.UTC), pd.Timestamp("2020-01-01 01:00", tz="Europe/Berlin")], [DAY]),
+        ("day", [DAY.date(), np.datetime64("2020-01-01")], [DAY.replace(hour=5), DAY, 18262]),
+        ("f16", [np.float16(0.1), float(np.float16(0.1)), 0.1], [np.float32(0.1), 1e6]),
+        ("f32", [np.float32(0.1), float(np.float32(0.1)), 0.1], [np.float64(0.1), 1e300]),
+        ("floats", [[0.1], np.array([0.1], np.float32)], [[np.float64(0.1)], [1e300]]),
+        ("weights", [[0.1, 2], np.array([0.1, 2], np.float32)], [np.array([0.1, 2]), [1e300, 2]]),
+        ("list", [[1, 2], (1, 2), np.array([1, 2], np.int8), np.array([1.0, 2.0])], [[1.7, 2], ["1"]]),
+        ("struct", [{"a": 1, "b": None}, {"a": 1.0}], [{"a": 1, "zz": 2}, {"a": 1.5}]),
+        ("map", [{"a": 1}, [("a", 1)]], [{"a": 1.5}, [1]]),
+        ("i", [1, 1.0, np.uint8(1), pa.scalar(1)], [1.5, float("inf"), "1"]),
+        ("tensor", [[[1, 2]], [1, 2], np.array([[1.0, 2.0]])], [[[1.9, 2.9]], [[1, None]], [["1", "2"]]]),
+    ],
+)
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_value_is_found_as_what_it_is_or_refused(store, format, column, same, never):  # noqa: A002
+    dataset = stored(store, HELD, format=format)
+    for value in same:
+        assert [place.row for place in find(dataset, {column: value})] == [0]
+    for value in never:
+        with pytest.raises(InvalidInput, match=f"'{column}'"):
+            contains(dataset, {column: value})
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_rows_of_pandas_are_found_with_what_it_has_for_missing_values(store, format):  # noqa: A002
+    table = HELD.drop_columns(["map", "f16", "f32", *TENSORS])  # NaN of floats is NaN
+    dataset = stored(store, table, format=format)
+    for number, row in enumerate(table.to_pandas().to_dict("records")):
+        assert [place.row for place in find(dataset, row)] == [number]
+    for missing in (pd.NaT, pd.NA, float("nan"), np.datetime64("NaT")):
+        assert [place.row for place in find(dataset, {"us": missing})] == [1]
 
 
 def test_hashes_that_agree_in_their_first_half_are_not_taken_for_equal():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import and_
@@ -19,9 +20,12 @@ from holdfast.storage.datasets.read_ahead import in_order
 from holdfast.storage.datasets.row_groups import GroupPlace, Readers
 from holdfast.storage.datasets.schema import type_text
 from holdfast.storage.datasets.shards.statistics import is_comparable
+from holdfast.storage.datasets.sources.casts import cast_exactly
+from holdfast.storage.datasets.sources.source import in_words
+from holdfast.storage.datasets.sources.values import Misfit, convert
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from holdfast.storage.datasets.comparing.row_hashes import Words
     from holdfast.storage.datasets.dataset import Dataset
@@ -46,7 +50,8 @@ def contains(dataset: Dataset, row: Mapping[str, Any], split: str | None = None)
 def find(dataset: Dataset, row: Mapping[str, Any], split: str | None = None) -> Iterator[RowPlace]:
     """Yield where a dataset has a row, in order; read only as far as they are asked for.
 
-    NaN equals NaN and None is a missing value.
+    NaN equals NaN and None is a missing value, as is what pandas has in its place: NA, NaT, and NaN in columns without
+    floats. Nothing is cut or converted to fit a column, but a Python float means the nearest one in columns of 32 or 16 bits.
 
     Args:
         dataset: Where to look.
@@ -57,6 +62,8 @@ def find(dataset: Dataset, row: Mapping[str, Any], split: str | None = None) -> 
         InvalidInput: There is no such column, or a value can't be one of its column.
         NotFound: There is no such split.
     """
+    if not isinstance(row, Mapping):
+        raise InvalidInput(f"a row to look for is a mapping from column to value, not a {type(row).__name__}")
     names = checked_columns(row, dataset.schema)
     if not names:
         raise InvalidInput(
@@ -70,25 +77,64 @@ def find(dataset: Dataset, row: Mapping[str, Any], split: str | None = None) -> 
 
 def _as_array(field: pa.Field, value: Any) -> pa.Array:
     kind = field.type
+    if isinstance(value, pa.Scalar):
+        value = value.as_py()
     try:
         if isinstance(kind, pa.FixedShapeTensorType) and value is not None:
-            array = np.asarray(value, kind.value_type.to_pandas_dtype())
-            if array.ndim == 1 and array.size == kind.storage_type.list_size:
-                array = array.reshape(kind.shape)  # as Arrow gives tensors as Python values
-            if array.shape != tuple(kind.shape):
-                raise InvalidInput(
-                    f"the value of {field.name!r} has the shape {array.shape}, not {tuple(kind.shape)}"
-                )
-            return pa.FixedShapeTensorArray.from_numpy_ndarray(array[None].copy())
+            return _as_tensor(field.name, kind, value)
         if isinstance(kind, pa.BaseExtensionType):
             return pa.nulls(1, kind)
-        return pa.array([value.item() if isinstance(value, np.generic) else value], kind)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        return convert([_as_meant(value, kind)], pa.field(field.name, kind))
+    except (Misfit, pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, InvalidInput):
             raise
         raise InvalidInput(
-            f"{value!r:.100} can't be a value of {field.name!r}, which is {type_text(kind)}: {error}"
+            f"{in_words(value)} can't be a value of {field.name!r}, which is {type_text(kind)}: {error}"
         ) from error
+
+
+def _as_tensor(name: str, kind: pa.FixedShapeTensorType, value: Any) -> pa.Array:
+    array, shape = np.asarray(value), tuple(kind.shape)
+    if isinstance(value, (list, tuple)) and array.dtype.kind == "f" and pa.types.is_floating(kind.value_type):
+        array = np.asarray(_nearest(array, kind.value_type))
+    flat_too = (kind.storage_type.list_size,)  # as Arrow gives tensors as Python values
+    if array.shape not in {shape, flat_too}:
+        raise InvalidInput(f"the value of {name!r} has the shape {array.shape}, not {shape}")
+    values = cast_exactly(pa.array(array.reshape(-1)), kind.value_type)
+    if values.null_count:
+        raise InvalidInput(f"the value of {name!r} has missing items, and tensors have none")
+    storage = pa.FixedSizeListArray.from_arrays(values, kind.storage_type.list_size)
+    return pa.ExtensionArray.from_storage(kind, storage)
+
+
+def _as_meant(value: Any, kind: pa.DataType) -> Any:
+    """A value as one of the type, where Python or pandas had to give it as another.
+
+    pandas has NaN for what is missing and floats for integers among them. Python's floats have 64 bits; in columns of fewer
+    they mean the nearest one, as in comparisons of NumPy.
+    """
+    types = pa.types
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "mM":
+        value = value.tolist()
+    if isinstance(value, (list, tuple)) and (types.is_list(kind) or types.is_fixed_size_list(kind)):
+        return [_as_meant(item, kind.value_type) for item in value]
+    if isinstance(value, Mapping) and types.is_struct(kind):
+        inner = {field.name: field.type for field in kind}
+        return {key: _as_meant(item, inner[key]) if key in inner else item for key, item in value.items()}
+    if not isinstance(value, (float, np.floating)):
+        return value
+    if types.is_floating(kind):
+        return _nearest(value, kind) if type(value) is float else value
+    if np.isnan(value):
+        return None
+    return int(value) if types.is_integer(kind) and value.is_integer() else value
+
+
+def _nearest(value: Any, kind: pa.DataType) -> Any:
+    """Numbers as floats of the type; those that are too large for it stay as they are."""
+    with np.errstate(over="ignore"):
+        nearest = np.asarray(value).astype(kind.to_pandas_dtype())
+    return nearest[()] if np.array_equal(np.isfinite(nearest), np.isfinite(value)) else value
 
 
 def _found(dataset: Dataset, wanted: Mapping[str, pa.Array], splits: list[str]) -> Iterator[RowPlace]:
@@ -110,7 +156,11 @@ def _condition(wanted: Mapping[str, pa.Array]) -> Condition | None:
         value = values[0]
         if not value.is_valid:
             parts[name] = pc.field(name).is_null()
-        elif is_comparable(values.type) and value.as_py() == value.as_py():
+        elif (
+            is_comparable(values.type)
+            and not pa.types.is_float16(values.type)  # which Arrow does not compare
+            and value.as_py() == value.as_py()
+        ):
             parts[name] = pc.field(name) == value
     return Condition(reduce(and_, parts.values()), tuple(parts), None) if parts else None
 

@@ -198,7 +198,7 @@ def _structs(kind: pa.DataType) -> _Checker:
         for value in values:
             if value is not None and not checks.keys() >= value.keys():
                 unknown = [key for key in value if key not in checks]
-                raise Unfit(f"has the keys {unknown}, which the values before it don't have")
+                raise Unfit(f"has the keys {unknown}, which the column's type does not have")
         columns, same = [], {dict, type(None)}.issuperset(map(type, values))
         for name, inner in checks.items():
             column = [None if value is None else value.get(name) for value in values]
