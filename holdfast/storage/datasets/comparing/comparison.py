@@ -17,6 +17,7 @@ from holdfast.storage.datasets.comparing.row_hashes import RowHasher
 from holdfast.storage.datasets.comparing.row_matching import RowMatcher
 from holdfast.storage.datasets.read_ahead import in_order
 from holdfast.storage.datasets.row_groups import GroupPlace, Readers, Rows, places_of
+from holdfast.storage.datasets.schema import type_text
 from holdfast.storage.stored_file import StoredFile
 
 if TYPE_CHECKING:
@@ -183,7 +184,8 @@ def diff(
 
     Raises:
         NotFound: Neither has the split.
-        InvalidInput: The key is not a column of both, or they have no column in common.
+        InvalidInput: The key is not a column of both, or they have no column in common; or the types of a column differ,
+            and the type that holds both does not hold a value of it (as float64 does not hold 2**53 + 1).
         Unsupported: A column is of a type that can't be compared.
     """
     schema, compared = _compared_schema(a, b)
@@ -274,13 +276,27 @@ class _Comparison:
         def reading(place: GroupPlace) -> Callable[[], tuple[Words, Words | None]]:
             def read() -> tuple[Words, Words | None]:
                 batch = readers.read(place, self.compared.names)
-                table = pa.Table.from_batches([batch]).cast(self.compared)
+                table = pa.table([_widened(batch, field) for field in self.compared], schema=self.compared)
                 keys = hasher.hashes(table, self.key) if self.key else None
                 return hasher.hashes(table, self.compared.names), keys
 
             return read
 
         return (reading(place) for place in places)
+
+
+def _widened(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
+    """A column in the type in which it is compared."""
+    values = batch.column(field.name)
+    if values.type == field.type:
+        return values
+    try:
+        return values.cast(field.type)
+    except pa.ArrowException as error:
+        raise InvalidInput(
+            f"column {field.name!r} is of two types, and as {type_text(field.type)}, in which both would be compared, not all of "
+            f"its values of type {type_text(values.type)} are the same: {error}"
+        ) from error
 
 
 def _unequal_groups(
