@@ -30,7 +30,7 @@ def column_to_numpy(name: str, column: pa.Array | pa.ChunkedArray) -> Array:
 
     Numbers, booleans, times and tensors are arrays of their own type and shape. Lists of numbers become one array where they are
     equally long, else an array of arrays. Texts, bytes and everything else are arrays of Python objects, with None where
-    a value is missing; a missing time is NaT.
+    a value is missing: a struct is a dict, a map a list of pairs, a list of structs a list of dicts. A missing time is NaT.
 
     Args:
         name: For messages.
@@ -56,6 +56,9 @@ def column_to_numpy(name: str, column: pa.Array | pa.ChunkedArray) -> Array:
     if _is_list(kind) and (_is_number(kind.value_type) or _is_list(kind.value_type)):
         return _lists(name, array)
     try:
+        if _has_fields(kind):
+            # Arrow's own objects would have rounded floats for integers where one beside them is missing.
+            return np.fromiter(array.to_pylist(), object, len(array))
         values: Array = array.to_numpy(zero_copy_only=False)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise Unsupported(f"column {name!r} of type {array.type} has no NumPy form: {error}") from error
@@ -110,6 +113,13 @@ def _is_list(kind: pa.DataType) -> bool:
         or pa.types.is_fixed_size_list(kind)
         or isinstance(kind, pa.ListViewType | pa.LargeListViewType)
     )
+
+
+def _has_fields(kind: pa.DataType) -> bool:
+    """Whether there is a struct or a map in it."""
+    if pa.types.is_struct(kind) or pa.types.is_map(kind):
+        return True
+    return _is_list(kind) and _has_fields(kind.value_type)
 
 
 def _complete(name: str, array: pa.Array, what: str = "missing values") -> None:

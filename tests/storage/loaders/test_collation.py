@@ -120,6 +120,37 @@ def test_everything_else_are_objects(array, expected):
     assert not is_fixed(array.type)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.struct([("x", pa.int64())]),
+        pa.map_(pa.string(), pa.int64()),
+        pa.struct([("l", pa.list_(pa.int64()))]),
+        pa.list_(pa.struct([("x", pa.int64())])),
+        pa.list_(pa.struct([("x", pa.int64())]), 2),
+    ],
+    ids=str,
+)
+def test_integers_within_values_stay_whole_whatever_is_missing_beside_them(kind):
+    large = 2**53 + 1
+    rows = {
+        "struct<x: int64>": [{"x": large}, {"x": None}, None, {"x": -large}],
+        "map<string, int64>": [[("a", large), ("b", None)], None, []],
+        "struct<l: list<item: int64>>": [{"l": [large, None]}, {"l": None}, {"l": []}],
+        "list<item: struct<x: int64>>": [[{"x": large}, None], None, [{"x": None}, {"x": 1}]],
+        "fixed_size_list<item: struct<x: int64>>[2]": [[{"x": large}, None], None, [{"x": None}, {"x": 1}]],
+    }[str(kind)]
+    array = pa.array(rows, kind)
+    assert column_to_numpy("a", array).tolist() == rows
+    for at, row in enumerate(rows):
+        alone = column_to_numpy("a", array.slice(at, 1))
+        assert alone.shape == (1,)
+        assert repr(alone[0]) == repr(row), "and not as a float that is equal to it"
+    if pa.types.is_list(kind):
+        (within,) = column_to_numpy("a", pa.array([rows[::2]], pa.list_(kind)))
+        assert within.tolist() == rows[::2]
+
+
 def test_times_are_times_and_missing_ones_are_not_a_time():
     stamps = column_to_numpy("a", pa.array([0, None], pa.timestamp("us")))
     assert stamps.dtype == np.dtype("datetime64[us]")

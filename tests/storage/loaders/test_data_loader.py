@@ -144,6 +144,18 @@ def test_a_transform_takes_the_place_of_the_batch(store, dataset):
         list(IPFSDataLoader(store, transform=lambda _: [1]).load_dataset(dataset))  # type: ignore[arg-type, return-value]
 
 
+@pytest.mark.parametrize("step", ["transform", "tokenize"])
+def test_an_iterator_that_ends_within_a_step_is_an_error_and_no_end_of_the_rows(store, dataset, step):
+    def ended(_: Any) -> Any:
+        return next(iter(()))
+
+    options: dict[str, Any] = {step: ended if step == "transform" else {"t": ended}}
+    with IPFSDataLoader(store, **options).load_dataset(dataset) as loader:
+        for form in (loader, loader.to_numpy(), loader.to_pytorch()):
+            with pytest.raises(RuntimeError, match="raised StopIteration in batch 0"):
+                list(form)
+
+
 @pytest.mark.parametrize(("options", "rows"), [({"drop_last": True}, 300), ({"remainder": "pad"}, 310)])
 def test_rows_are_dropped_or_padded_only_as_asked_and_said(store, dataset, options, rows):
     with IPFSDataLoader(store, 10, **options).load_dataset(dataset) as loader:

@@ -377,6 +377,20 @@ def test_an_error_of_a_transform_comes_at_its_batch():
     assert caught.value.__notes__ == ["in batch 3 of this pass"]
 
 
+def test_an_iterator_that_ends_within_a_transform_does_not_end_the_pass():
+    def transform(batch):
+        return next(iter([])) if 17 in batch["id"] else batch["id"].tolist()
+
+    stream = iter(BatchLoader(numbered([[10] * 10]), batch_size=5, transform=transform))
+    assert [next(stream) for _ in range(3)] == [[*range(5)], [*range(5, 10)], [*range(10, 15)]]
+    for _ in range(2):
+        with pytest.raises(
+            RuntimeError, match="transform or tokenize raised StopIteration in batch 3 of"
+        ) as caught:
+            next(stream)
+        assert isinstance(caught.value.__cause__, StopIteration)
+
+
 def test_missing_numbers_are_named_with_their_column():
     table = pa.table({"a": pa.array([1.0, None, None]), "b": pa.array(["x", None, "z"])})
     loader = BatchLoader(in_groups(table, [[3]]), batch_size=3)

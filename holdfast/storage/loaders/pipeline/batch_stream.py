@@ -152,6 +152,13 @@ class BatchStream(Generic[T]):
         began = time.perf_counter()
         try:
             self._chunk = self._engine.take(self._number)
+        except StopIteration as error:  # raised on from here, it would say that the rows are over
+            self._failure = RuntimeError(
+                f"transform or tokenize raised StopIteration in batch {self._number} of this pass: a next() in it has nothing "
+                "left to give"
+            )
+            self._stop()
+            raise self._failure from error
         except Exception as error:
             self._failure = error
             self._stop()
