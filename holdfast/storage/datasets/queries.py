@@ -18,6 +18,8 @@ from holdfast.storage.datasets.conditions import Condition, checked_columns
 from holdfast.storage.datasets.pruning import possible
 from holdfast.storage.datasets.read_ahead import in_order
 from holdfast.storage.datasets.row_groups import GroupPlace, Readers, chosen_split, places_of
+from holdfast.storage.datasets.shards.arrays import no_columns
+from holdfast.whole_numbers import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -155,14 +157,14 @@ def query(
 
     Args:
         dataset: What to read.
-        columns: Which columns, in this order; None for all.
+        columns: Which columns, in this order; None for all. With none of them, rows are counted.
         where: An Arrow expression, text such as ``a > 3 and kind in ["x", "y"]``, or tuples as pyarrow's ``filters``; None for
             all rows.
         split: Which split; default: the only one, else ``train``.
         limit: Stop after so many rows.
 
     Raises:
-        InvalidInput: No such column, or a condition that can't be used on the columns.
+        InvalidInput: No such column, a condition that can't be used on the columns, or no such number of rows.
         NotFound: No such split.
 
     Example:
@@ -175,15 +177,13 @@ def query(
         ...     query(numbers, columns=["n"], where="n > 5 and even == True").to_arrow()["n"].to_pylist()
         [6, 8]
     """
-    if limit is not None and limit < 0:
-        raise InvalidInput(f"limit={limit} can't be negative")
     asked = checked_columns(columns, dataset.schema)
     return Query(
         schema=pa.schema([dataset.schema.field(name) for name in asked]),
         _dataset=dataset,
         _split=chosen_split(dataset, split),
         _condition=None if where is None else Condition.parse(where, dataset.schema),
-        _limit=limit,
+        _limit=None if limit is None else whole_number("limit", limit, least=0),
     )
 
 
@@ -291,6 +291,8 @@ def read_wanted(
         rest = reader.read_group(place.index, others)
         sides |= dict.fromkeys(others, rest)
         size += reader.size_bytes(place.index, others)
+    if not schema.names:
+        return FoundRows(place, no_columns(len(rows)), rows, size)
     batch = pa.RecordBatch.from_arrays([sides[name].column(name) for name in schema.names], schema=schema)
     if len(rows) < batch.num_rows:
         batch = batch.take(pa.array(rows))
