@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import ast
-import operator
 import re
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_, or_
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from holdfast.errors import InvalidInput
+from holdfast.storage.datasets.literals import OPERATORS, column_compared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
 __all__ = ["Condition", "Where", "checked_columns"]
 
@@ -23,19 +24,25 @@ Where: TypeAlias = (
     "pc.Expression | str | Sequence[tuple[str, str, Any]] | Sequence[Sequence[tuple[str, str, Any]]]"
 )
 """An Arrow expression; text such as ``a > 3 and name in ["x", "y"]``; or tuples as pyarrow's ``filters``: all of a list
-must hold, and one of a list of lists."""
+must hold, and one of a list of lists. In text and tuples a value counts as it is, whatever the type of the column, and ``== None``
+asks for missing ones."""
 
-_OPERATORS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
+_COMPARISONS: dict[type[ast.cmpop], str] = {
+    ast.Eq: "==",
+    ast.NotEq: "!=",
+    ast.Lt: "<",
+    ast.LtE: "<=",
+    ast.Gt: ">",
+    ast.GtE: ">=",
+    ast.In: "in",
+    ast.NotIn: "not in",
 }
+_MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _CALLED = re.compile(r"(\w+)\(")
 _HARMLESS_CALLS = {"is_in", "is_null"}
+_COMPARED_TRUTH = re.compile(r"\) (==|<|<=|>|>=) |(==|<|<=|>|>=) \(|is_in\(\(|is_in\(\w+\(")
+"""Where it matters whether a comparison is false: compared itself, or looked for among values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +78,31 @@ class Condition:
         return cls(expression, tuple(columns), plain)
 
     @property
+    def speaks_of_nan(self) -> bool:
+        """Whether something is compared with NaN. What Arrow concludes from statistics is wrong then."""
+        return re.search(r"\bnan\b", self._unquoted) is not None
+
+    @property
     def holds_never_for_nan(self) -> bool:
         """Whether a row can only be wanted with NaN somewhere if it were wanted with a number there, too.
 
         Statistics leave NaN out. So of columns that may have it they may only be used for such conditions: comparisons joined
         by and / or, with no ``not`` and no ``!=``.
         """
-        text = _QUOTED.sub('""', str(self.expression)).replace("nan_is_null=false", "")
-        compound = re.search(r"\) (==|<|<=|>|>=) |(==|<|<=|>|>=) \(", text)
+        text = self._unquoted
         return (
             set(_CALLED.findall(text)) <= _HARMLESS_CALLS
             and " != " not in text
-            and "nan" not in text.lower()  # such as one that others are looked for in
-            and not compound
+            and "nan_is_null=true" not in text
+            and "..." not in text  # of many values only some are shown, and one that is not may be NaN
+            and not self.speaks_of_nan
+            and not _COMPARED_TRUTH.search(text)
+            and not any('"' in name for name in self.columns)
         )
+
+    @property
+    def _unquoted(self) -> str:
+        return _QUOTED.sub('""', str(self.expression))
 
 
 def checked_columns(columns: Iterable[str] | None, schema: pa.Schema) -> list[str]:
@@ -113,31 +131,27 @@ def _expression_of(where: Where, schema: pa.Schema) -> tuple[pc.Expression, Any]
         return _Text(where, schema).expression(), where
     try:
         groups = [where] if where and isinstance(where[0], tuple) else list(where)
-        tuples = [[(str(name), op, value) for name, op, value in group] for group in groups]
-        typed = [[(name, op, _typed(value, name, schema)) for name, op, value in group] for group in tuples]
-        expression = pq.filters_to_expression(typed)
-    except (ValueError, TypeError, KeyError, IndexError, pa.ArrowException) as error:
-        raise InvalidInput(
-            f"{where!r:.200} is no condition: an Arrow expression, text such as 'a > 3', or tuples such as "
-            f'[("a", ">", 3)]: {error}'
-        ) from error
+        tuples: list[list[tuple[str, Any, Any]]] = [
+            [(str(name), op, value) for name, op, value in group] for group in groups
+        ]
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise _no_condition(where, str(error)) from error
+    if not tuples or not all(tuples):
+        raise _no_condition(where, "it says nothing")
+    for group in tuples:
+        for _, op, _ in group:
+            if op not in (*OPERATORS, "in", "not in"):
+                raise _no_condition(where, f"{op!r} is no comparison")
+    parts = [[column_compared(*each, schema) for each in group] for group in tuples]
+    expression = reduce(or_, [reduce(and_, group) for group in parts])
     return expression, [[[name, op, _plain(value)] for name, op, value in group] for group in tuples]
 
 
-def _typed(value: Any, column: str, schema: pa.Schema) -> Any:
-    """A value in the type of the column that it is compared with, where Arrow does not see to that itself.
-
-    Text becomes a date or a time, and a number that is compared with a ``uint64`` an unsigned one.
-    """
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_typed(item, column, schema) for item in value]
-    index = schema.get_field_index(column)
-    kind = schema.field(index).type if index >= 0 else None
-    if isinstance(value, str) and kind is not None and pa.types.is_temporal(kind):
-        return pa.scalar(value).cast(kind)
-    if type(value) is int and kind == pa.uint64() and 0 <= value < 1 << 64:
-        return pa.scalar(value, kind)
-    return value
+def _no_condition(where: Any, why: str) -> InvalidInput:
+    return InvalidInput(
+        f"{where!r:.200} is no condition: an Arrow expression, text such as 'a > 3', or tuples such as "
+        f'[("a", ">", 3)]: {why}'
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -208,45 +222,34 @@ class _Text:
                 whole = whole & part
             return whole
         if isinstance(node, ast.Name):
-            return self._operand(node)
+            return pc.field(node.id)
         raise self._wrong(f"{ast.unparse(node)!r:.60} is not a comparison")
 
     def _compared(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> pc.Expression:
         if isinstance(op, (ast.Is, ast.IsNot)):
             if not (isinstance(right, ast.Constant) and right.value is None):
                 raise self._wrong("only 'is None' and 'is not None' are known")
-            null = self._operand(left).is_null()
+            null = pc.field(self._name_of(left)).is_null()
             return ~null if isinstance(op, ast.IsNot) else null
-        if isinstance(op, (ast.In, ast.NotIn)):
-            within = self._operand(left).isin(self._literals(left, right))
-            return ~within if isinstance(op, ast.NotIn) else within
-        first, second = self._operand(left, right), self._operand(right, left)
-        compared: pc.Expression = _OPERATORS[type(op)](first, second)
-        return compared
+        name = _COMPARISONS[type(op)]
+        if isinstance(right, ast.Name) and name in OPERATORS:
+            if isinstance(left, ast.Name):
+                compared: pc.Expression = OPERATORS[name](pc.field(left.id), pc.field(right.id))
+                return compared
+            left, right, name = right, left, _MIRRORED.get(name, name)
+        value = self._literal(right)
+        if name not in OPERATORS and not isinstance(value, (list, tuple, set)):
+            raise self._wrong("what stands behind 'in' is a list of values")
+        return column_compared(self._name_of(left), name, value, self._schema)
 
-    def _operand(self, node: ast.expr, other: ast.expr | None = None) -> pc.Expression:
+    def _name_of(self, node: ast.expr) -> str:
         if isinstance(node, ast.Name):
-            return pc.field(node.id)
-        return pc.scalar(self._value(node, other))
-
-    def _value(self, node: ast.expr, column: ast.expr | None) -> Any:
-        value = self._literal(node)
-        try:
-            return _typed(value, column.id, self._schema) if isinstance(column, ast.Name) else value
-        except pa.ArrowException as error:
-            raise self._wrong(f"{value!r:.60} can't be compared with that column") from error
+            return node.id
+        self._literal(node)  # says so if it is not even a value
+        raise self._wrong(f"{ast.unparse(node)!r:.60} is no column")
 
     def _literal(self, node: ast.expr) -> Any:
         try:
             return ast.literal_eval(node)
         except (ValueError, TypeError, SyntaxError, RecursionError) as error:
             raise self._wrong(f"{ast.unparse(node)!r:.60} is neither a column nor a value") from error
-
-    def _literals(self, column: ast.expr, node: ast.expr) -> pa.Array:
-        values = self._value(node, column)
-        if not isinstance(values, (list, tuple, set)):
-            raise self._wrong("what stands behind 'in' is a list of values")
-        try:
-            return pa.array(list(values))
-        except pa.ArrowException as error:
-            raise self._wrong(f"{ast.unparse(node)!r:.60} has values of several types") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from contextlib import closing
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -149,6 +150,17 @@ def test_a_query_fetches_only_what_it_needs_from_a_peer(tmp_path, blocks, start_
         assert few < len(set(asked)) / 4
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_rows_can_be_counted_without_their_columns(numbers, format):  # noqa: A002
+    dataset, _ = numbers(format=format)
+    assert query(dataset, columns=[]).to_arrow().num_rows == 2000
+    counted = query(dataset, columns=[], where="n > 3 and n < 1900")
+    assert counted.to_arrow().num_rows == 1896
+    assert counted.counts.rows_given == 1896
+    assert query(dataset, columns=[], where="n > 3", limit=7).to_arrow().num_rows == 7
+    assert query(dataset, columns=[], where="n < 0").to_arrow().num_rows == 0
+
+
 def test_nan_is_not_lost_to_statistics_that_leave_it_out(store):
     values = [float("nan"), 1.0, 2.0, 3.0] * 40
     dataset = stored(store, pa.table({"x": values, "n": list(range(160))}))
@@ -161,8 +173,39 @@ def test_nan_is_not_lost_to_statistics_that_leave_it_out(store):
         ("x != 1", 120),
         ("x > 5", 0),
         ((pc.field("x") > 5) == pc.scalar(False), 160),
+        ((pc.field("x") > 5).isin([False]), 160),
+        (((pc.field("x") > 5) & (pc.field("n") > -1)).isin([False, None]), 160),
+        (
+            pc.field("x").isin([*range(20), float("nan"), *range(20, 40)]),
+            160,
+        ),  # Arrow shows the first and the last ones
     ):
         assert query(dataset, where=where).to_arrow().num_rows == wanted, where
+
+
+def test_nan_as_a_literal_rules_out_no_row(store):
+    table, nan = pa.table({"x": pa.array([*range(100), *[None] * 20])}), pc.scalar(float("nan"))
+    dataset = stored(store, table, chunk_size=64)
+    for where in (
+        ~(pc.field("x") < nan),
+        pc.field("x") != nan,
+        pc.field("x") < nan,
+    ):
+        assert query(dataset, where=where).to_arrow().num_rows == table.filter(where).num_rows, where
+
+
+def test_quotes_in_a_columns_name_hide_nothing_of_a_condition(store):
+    table = pa.table({'q"x': range(100), "f": [float("nan"), 1.0] * 50})
+    dataset = stored(store, table, chunk_size=64)
+    where = (pc.field('q"x') > 1) & ~(pc.field("f") <= 5) & (pc.field('q"x') < 90)
+    assert query(dataset, where=where).to_arrow().num_rows == table.filter(where).num_rows == 44
+
+
+def test_a_literal_that_arrow_can_not_use_is_an_error_where_values_are_read(store):
+    dataset = stored(store, pa.table({"t": [1_700_000_001, 5]}))
+    assert query(dataset, where="t > 1e9").to_arrow()["t"].to_pylist() == [1_700_000_001]
+    with pytest.raises(InvalidInput, match="can't be used on the values that are there"):
+        query(dataset, where=pc.field("t") > 1e9).to_arrow()
 
 
 def test_rows_stream_in_order_group_by_group(numbers):
@@ -178,8 +221,12 @@ def test_a_limit_ends_the_reading(numbers):
     assert found.to_arrow()["n"].to_pylist() == [0, 1, 2]
     assert found.counts.groups_read == 1
     assert query(dataset, limit=0).to_arrow().num_rows == 0
-    with pytest.raises(InvalidInput, match="limit=-1"):
-        query(dataset, limit=-1)
+    wrong: list[Any] = [-1, 2.5, "3", True]
+    for limit in wrong:
+        with pytest.raises(InvalidInput, match="limit must be a whole number from 0, not"):
+            query(dataset, limit=limit)
+    three: Any = np.int64(3)
+    assert query(dataset, limit=three).to_arrow().num_rows == 3
 
 
 @pytest.mark.parametrize(
@@ -229,7 +276,8 @@ def test_a_condition_in_words_means_what_it_says(store, where, wanted):
         ("text > 3", "can't be used on these columns"),
         ("n", "can't be used on these columns"),
         ("wide == 3", "can't be used on these columns"),
-        ("1 == 1", "speaks of no column"),
+        ("1 == 1", "'1' is no column"),
+        (pc.scalar(True), "speaks of no column"),
         ([("n", "~", 1)], "is no condition"),
         ([("n", ">")], "is no condition"),
         (7, "is no condition"),

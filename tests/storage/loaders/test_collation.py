@@ -2,6 +2,7 @@
 
 import datetime as dt
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -120,26 +121,22 @@ def test_everything_else_are_objects(array, expected):
     assert not is_fixed(array.type)
 
 
+LARGE = 2**53 + 1
+PAIR = pa.struct([("x", pa.int64())])
+
+
 @pytest.mark.parametrize(
-    "kind",
+    ("kind", "rows"),
     [
-        pa.struct([("x", pa.int64())]),
-        pa.map_(pa.string(), pa.int64()),
-        pa.struct([("l", pa.list_(pa.int64()))]),
-        pa.list_(pa.struct([("x", pa.int64())])),
-        pa.list_(pa.struct([("x", pa.int64())]), 2),
+        (PAIR, [{"x": LARGE}, {"x": None}, None, {"x": -LARGE}]),
+        (pa.map_(pa.string(), pa.int64()), [[("a", LARGE), ("b", None)], None, []]),
+        (pa.struct([("l", pa.list_(pa.int64()))]), [{"l": [LARGE, None]}, {"l": None}, {"l": []}]),
+        (pa.list_(PAIR), [[{"x": LARGE}, None], None, [{"x": None}, {"x": 1}]]),
+        (pa.list_(PAIR, 2), [[{"x": LARGE}, None], None, [{"x": None}, {"x": 1}]]),
     ],
     ids=str,
 )
-def test_integers_within_values_stay_whole_whatever_is_missing_beside_them(kind):
-    large = 2**53 + 1
-    rows = {
-        "struct<x: int64>": [{"x": large}, {"x": None}, None, {"x": -large}],
-        "map<string, int64>": [[("a", large), ("b", None)], None, []],
-        "struct<l: list<item: int64>>": [{"l": [large, None]}, {"l": None}, {"l": []}],
-        "list<item: struct<x: int64>>": [[{"x": large}, None], None, [{"x": None}, {"x": 1}]],
-        "fixed_size_list<item: struct<x: int64>>[2]": [[{"x": large}, None], None, [{"x": None}, {"x": 1}]],
-    }[str(kind)]
+def test_integers_within_values_stay_whole_whatever_is_missing_beside_them(kind: Any, rows: list[Any]):
     array = pa.array(rows, kind)
     assert column_to_numpy("a", array).tolist() == rows
     for at, row in enumerate(rows):
