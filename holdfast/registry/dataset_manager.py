@@ -177,7 +177,7 @@ class DatasetManager:
                 self._store,
                 dataset,
                 path=dataset_path,
-                format=convert_to or "parquet",
+                format="parquet" if convert_to is None else convert_to,
                 source_format=format,
                 verify_images=verify_images,
                 chunk_size=chunk_size,
@@ -225,14 +225,15 @@ class DatasetManager:
 
         Raises:
             NotFound: No such name or version, or a block that nobody has.
-            InvalidInput: Neither or both of name and CID, the CID is of something else, or the format is unknown.
+            InvalidInput: Neither or both of name and CID, a CID with a version, the CID is of something else, or the
+                format is unknown.
         """
         if format not in (None, "pandas", "arrow"):
             raise InvalidInput(f"a dataset is given as 'pandas' or 'arrow', not as {format!r}")
         if name is not None and cid is None:
             found = self.open(name, version)
         elif cid is not None and name is None:
-            found = self.open(Cid.parse(cid))
+            found = self.open(Cid.parse(cid), version)
         else:
             raise InvalidInput("give either a name or a CID")
         rows = found if format is None else found.to_pandas() if format == "pandas" else found.to_arrow()
@@ -250,8 +251,17 @@ class DatasetManager:
         return open_dataset(self._store, self.resolve(ref, version))
 
     def resolve(self, ref: str | Cid, version: str | None = None) -> Cid:
-        """The CID of a reference, or of a CID's own text."""
+        """The CID of a reference, or of a CID's own text.
+
+        Raises:
+            NotFound: No such name or version.
+            InvalidInput: A version of a CID is asked for.
+        """
         if isinstance(ref, Cid):
+            if version is not None:
+                raise InvalidInput(
+                    f"{ref} is one dataset, and has no version {version}: give a name, or no version"
+                )
             return ref
         if version is None:
             try:
@@ -499,7 +509,7 @@ class DatasetManager:
         """Fail before the work is done, and not after it."""
         if name is None:
             if version is not None:
-                raise InvalidInput(f"the version {version} is of no name: give name=, too")
+                raise InvalidInput(f"the version {version} is of no name: give the name, too (name=, --name)")
             return
         wanted = Reference.parse(name if version is None else f"{name}:{version}")
         if wanted.alias or wanted.kind or (version is None and wanted.version is not None):

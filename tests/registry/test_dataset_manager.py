@@ -102,7 +102,7 @@ def test_what_can_not_be_stored_or_loaded_is_refused_before_any_work(datasets, f
         datasets.store_dataset(frame, name="a/b")
     with pytest.raises(InvalidInput, match="not a version"):
         datasets.store_dataset(frame, name="a", version="1")
-    with pytest.raises(InvalidInput, match="of no name"):
+    with pytest.raises(InvalidInput, match=r"of no name: give the name, too \(name=, --name\)"):
         datasets.store_dataset(frame, version="1.0.0")
     with pytest.raises(InvalidInput, match="is a reference"):
         datasets.store_dataset(frame, name="a@best")
@@ -114,6 +114,10 @@ def test_what_can_not_be_stored_or_loaded_is_refused_before_any_work(datasets, f
             datasets.load_dataset(**arguments)
     with pytest.raises(NotFound, match="no dataset named 'a'; there is none"):
         datasets.load_dataset("a")
+    with pytest.raises(InvalidInput, match=r"has no version 1.0.0: give a name, or no version"):
+        datasets.load_dataset(cid=Cid.of(b"x"), version="1.0.0")
+    with pytest.raises(InvalidInput, match="''"):
+        datasets.store_dataset(frame, convert_to="")
     with pytest.raises(InvalidInput, match="not a record"):
         datasets.load_dataset(cid=Cid.of(b"nothing"))
 

@@ -15,9 +15,10 @@ import pyarrow as pa
 
 from holdfast.errors import Corrupt, InvalidInput, NotFound
 from holdfast.storage.block_store import bring_near
+from holdfast.storage.datasets.conditions import checked_columns
 from holdfast.storage.datasets.manifest import Manifest, SplitSummary, shards_from_plain
 from holdfast.storage.datasets.schema import logical_schema, type_text
-from holdfast.storage.datasets.shards.shard_reader import ShardReader, column_index
+from holdfast.storage.datasets.shards.shard_reader import ShardReader
 from holdfast.storage.datasets.writer import DatasetWriter
 from holdfast.storage.formats import dag_cbor
 
@@ -192,11 +193,11 @@ class Dataset:
         """The schema of some columns, in the order in which they are named; None for all.
 
         Raises:
-            InvalidInput: There is no such column.
+            InvalidInput: There is no such column, or one is named twice.
         """
         if columns is None:
             return self.schema
-        return pa.schema([self.schema.field(column_index(self.schema, name)) for name in columns])
+        return pa.schema([self.schema.field(name) for name in checked_columns(columns, self.schema)])
 
     def _check_split(self, split: str) -> None:
         if split not in self.summaries:

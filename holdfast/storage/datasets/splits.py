@@ -13,6 +13,7 @@ from holdfast.errors import InvalidInput
 from holdfast.storage.datasets.row_groups import chosen_split
 from holdfast.storage.datasets.schema import type_text
 from holdfast.storage.datasets.writer import DatasetWriter
+from holdfast.whole_numbers import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -59,7 +60,7 @@ def train_test_split(
         progress: Told how many more rows were written.
 
     Raises:
-        InvalidInput: The sizes can't be, a column is not there or is of a type that has no classes, or the dataset has
+        InvalidInput: The sizes or the seed can't be, a column is not there or is of a type that has no classes, or the dataset has
             several splits and none was chosen.
     """
     if split is None and len(dataset.splits) > 1:
@@ -67,6 +68,8 @@ def train_test_split(
             f"dataset {dataset.cid} has the splits {', '.join(dataset.splits)}: say which one to cut (split=)"
         )
     split = chosen_split(dataset, split)
+    _check_size(test_size)
+    seed = 0 if random_state is None else whole_number("random_state", random_state)
     provenance: dict[str, Any] = {"operation": "train_test_split", "source": dataset.cid, "split": split}
     if split_column is not None:
         if stratify is not None:
@@ -75,7 +78,6 @@ def train_test_split(
         parts: _Parts = _ByColumn(split_column)
         provenance |= {"split_column": split_column}
     else:
-        seed = 0 if random_state is None else random_state
         rows = dataset.rows_in(split)
         wanted = _test_rows(test_size, rows)
         classes = _Classes(dataset, split, stratify)
@@ -83,7 +85,10 @@ def train_test_split(
         size = test_size.item() if isinstance(test_size, np.generic) else test_size
         provenance |= {"test_size": size, "random_state": seed, "stratify": stratify}
     with DatasetWriter(
-        dataset.store, dataset.schema, format=format or dataset.format, chunk_size=dataset.chunk_size
+        dataset.store,
+        dataset.schema,
+        format=dataset.format if format is None else format,
+        chunk_size=dataset.chunk_size,
     ) as writer:
         for batch in dataset.batches(split):
             for name, mask in parts.of(batch).items():
@@ -100,15 +105,18 @@ def _check_column(dataset: Dataset, column: str) -> None:
         raise InvalidInput(f"there is no column {column!r}; there is {', '.join(dataset.schema.names)}")
 
 
-def _test_rows(test_size: float, rows: int) -> int:
+def _check_size(test_size: float) -> None:
     if isinstance(test_size, bool) or not isinstance(test_size, (int, float, np.integer, np.floating)):
         raise InvalidInput(f"test_size is a part of the rows, or how many they are, not {test_size!r}")
+    if not isinstance(test_size, (int, np.integer)) and not 0 < test_size < 1:
+        raise InvalidInput(f"test_size={test_size} is a part of the rows between 0 and 1, or an integer")
+
+
+def _test_rows(test_size: float, rows: int) -> int:
     if isinstance(test_size, (int, np.integer)):
         wanted = int(test_size)
-    elif 0 < test_size < 1:
-        wanted = max(1, min(rows - 1, int(Fraction(str(float(test_size))) * rows + Fraction(1, 2))))
     else:
-        raise InvalidInput(f"test_size={test_size} is a part of the rows between 0 and 1, or an integer")
+        wanted = max(1, min(rows - 1, int(Fraction(str(float(test_size))) * rows + Fraction(1, 2))))
     if not 0 < wanted < rows:
         raise InvalidInput(f"{wanted} of {rows} rows can't be for testing: both parts need at least one row")
     return wanted

@@ -214,7 +214,7 @@ class BatchLoader:
             InvalidInput: It was saved over another dataset or split, or is no loader's state.
         """
         loaded = LoaderState.from_dict(state)
-        loaded.check(dataset=self.dataset.cid, split=self.split)
+        loaded.check(dataset=self.dataset.cid, split=self.split, rows=self.order.rows)
         with self._lock:
             self._seed, self._epoch, self._shuffle = loaded.seed, loaded.epoch, loaded.shuffle
             self._remainder = loaded.remainder

@@ -58,7 +58,7 @@ class BatchOptions:
 
     def __post_init__(self) -> None:
         check_image_options(self.image_size, self.bad_images)
-        TextTokenizer(self.tokenize or {})
+        TextTokenizer({} if self.tokenize is None else self.tokenize)
         if self.transform is not None and not callable(self.transform):
             raise InvalidInput(f"transform must take a batch, but {self.transform!r} can't be called")
 

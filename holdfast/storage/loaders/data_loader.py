@@ -239,7 +239,7 @@ class IPFSDataLoader:
 
     def __len__(self) -> int:
         """How many batches of this worker the next pass has."""
-        return len(self._loaded)
+        return self._loaded.coming
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self._next_pass(self._as_tensors() if _has_torch() else dict)
@@ -271,7 +271,11 @@ class IPFSDataLoader:
                 self._metrics.record_metric(f"data_loader/{name}", value)
 
     def set_epoch(self, epoch: int) -> None:
-        """The next pass is this epoch, from its beginning; a loaded position stays if it is of this epoch."""
+        """The next pass is this epoch, from its beginning; a loaded position stays if it is of this epoch.
+
+        Raises:
+            InvalidInput: The epoch is no whole number from 0, or no dataset is loaded.
+        """
         self._loaded.set_epoch(epoch)
         self._begun = False
 
@@ -302,7 +306,7 @@ class IPFSDataLoader:
             options: Others of DataLoader, such as ``persistent_workers`` and ``multiprocessing_context``.
 
         Raises:
-            InvalidInput: No dataset is loaded, or ``pin_memory`` without CUDA.
+            InvalidInput: No dataset is loaded, ``pin_memory`` without CUDA, or an option that is the loader's own.
         """
         from holdfast.storage.loaders.torch_dataset import torch_loader
 

@@ -14,6 +14,7 @@ from holdfast.storage.loaders.feed_counters import FeedCounters, PassCounting
 from holdfast.storage.loaders.feed_work import ROWS_AT_ONCE, Finish, Share, Work, first_position
 from holdfast.storage.loaders.place import DatasetPlace, worker_place
 from holdfast.storage.loaders.state import LoaderState
+from holdfast.whole_numbers import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -25,11 +26,16 @@ __all__ = ["Feed", "FeedOptions"]
 
 _SKIP = "batches_of_others"
 """In a state: how many of the next batches belong to other processes that share the pass."""
+_LEAST = {"batch_size": 1, "seed": 0, "prefetch": 0, "memory_bytes": 1, "disk_bytes": 1, "threads": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedOptions:
-    """What a pass is like. The names are those of :class:`BatchLoader`; ``batch_size`` None gives single rows."""
+    """What a pass is like. The names are those of :class:`BatchLoader`; ``batch_size`` None gives single rows.
+
+    Raises:
+        InvalidInput: What should be a whole number is none, or too small.
+    """
 
     split: str | None = None
     batch_size: int | None = 32
@@ -42,6 +48,12 @@ class FeedOptions:
     disk_bytes: int = 256 << 20
     threads: int = 2
     steps: BatchOptions = field(default_factory=BatchOptions)
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if name != "batch_size" or value is not None:
+                object.__setattr__(self, name, whole_number(name, value, least=least))
 
 
 class Feed:
@@ -72,7 +84,7 @@ class Feed:
             worker_place(rank, world_size)
         self.place = place
         self.options = options
-        self.epoch = epoch
+        self.epoch = whole_number("epoch", epoch, least=0)
         self.counters = FeedCounters()
         self._rank, self._world_size = rank, world_size
         self._resume: tuple[LoaderState, int | None] | None = None
@@ -95,7 +107,8 @@ class Feed:
     @property
     def split(self) -> str:
         """The part that is read."""
-        return self.options.split or self.place.opened().default_split()
+        split = self.options.split
+        return self.place.opened().default_split() if split is None else split
 
     def check(self) -> None:
         """Refuse options that don't fit the dataset, before a pass does.
@@ -112,8 +125,12 @@ class Feed:
     # --------------------------------------------------------------------------------------------- state
 
     def set_epoch(self, epoch: int) -> None:
-        """The next pass is this one, from its beginning; a loaded position stays if it is of this epoch."""
-        self.epoch = epoch
+        """The next pass is this one, from its beginning; a loaded position stays if it is of this epoch.
+
+        Raises:
+            InvalidInput: The epoch is no whole number from 0.
+        """
+        self.epoch = whole_number("epoch", epoch, least=0)
         self._now = None
         if self._resume is not None and self._resume[0].epoch != epoch:
             self._resume = None
@@ -136,7 +153,7 @@ class Feed:
         """
         loaded = LoaderState.from_dict(state)
         dataset = self.place.opened()
-        loaded.check(dataset=dataset.cid, split=self.split)
+        loaded.check(dataset=dataset.cid, split=self.split, rows=dataset.rows_in(self.split))
         skip = state.get(_SKIP)
         if skip is not None and (not isinstance(skip, int) or skip < 0):
             raise InvalidInput(f"a loader's state has no {_SKIP} like {skip!r}")
@@ -171,6 +188,11 @@ class Feed:
     def __len__(self) -> int:
         """How many batches (or rows) of this worker the next pass has."""
         return self._left(0 if self._resume is None else self._resume[0].position)
+
+    @property
+    def coming(self) -> int:
+        """How many come next: what is left of the epoch, or all of the following one if nothing is."""
+        return self._left(0) if self.finished else len(self)
 
     def _left(self, position: int) -> int:
         rank, world_size = self.worker()

@@ -12,6 +12,7 @@ from holdfast.errors import InvalidInput
 from holdfast.storage.block_store import VerifyingStore
 from holdfast.storage.cid import Cid
 from holdfast.storage.local.local_store import LocalStore
+from holdfast.whole_numbers import whole_number
 
 if TYPE_CHECKING:
     from holdfast.storage.content import ContentStore
@@ -34,6 +35,7 @@ def worker_place(rank: int | None = None, world_size: int | None = None) -> tupl
     if (rank is None) != (world_size is None):
         raise InvalidInput(f"rank={rank}, world_size={world_size}: give both, or neither")
     if rank is not None and world_size is not None:
+        rank, world_size = whole_number("rank", rank), whole_number("world_size", world_size)
         if world_size < 1 or not 0 <= rank < world_size:
             raise InvalidInput(f"rank={rank}, world_size={world_size} can't be")
         return rank, world_size

@@ -64,14 +64,18 @@ class LoaderState:
             raise InvalidInput(f"a loader's state has no remainder like {given['remainder']!r}")
         return cls(**given)
 
-    def check(self, *, dataset: Cid, split: str) -> None:
-        """See that the state was saved over this split of this dataset.
+    def check(self, *, dataset: Cid, split: str, rows: int) -> None:
+        """See that the state was saved over this split of this dataset, which has so many rows.
 
         Raises:
-            InvalidInput: It was another one; the message says both.
+            InvalidInput: It was another one, and the message says both; or it stands behind the last row.
         """
         if self.dataset != str(dataset) or self.split != split:
             raise InvalidInput(
                 f"the state was saved over split {self.split!r} of dataset {self.dataset}, but this loader reads split "
                 f"{split!r} of dataset {dataset}: load it into a loader of the same dataset"
+            )
+        if self.position > rows and self.remainder != "pad":
+            raise InvalidInput(
+                f"a loader's state stands behind {self.position} rows, but split {split!r} of dataset {dataset} has {rows}"
             )

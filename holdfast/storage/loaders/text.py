@@ -32,13 +32,17 @@ class TextTokenizer:
         keep_text: Keep the column itself beside the tokens.
 
     Raises:
-        InvalidInput: A value of ``tokenize`` can't be called.
+        InvalidInput: ``tokenize`` is no mapping, or one of its values can't be called.
     """
 
     tokenize: Mapping[str, Tokenize]
     keep_text: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.tokenize, Mapping):
+            raise InvalidInput(
+                f"tokenize maps each text column to a function: {{'text': tokenizer}}, not {type(self.tokenize).__name__}"
+            )
         for column, function in self.tokenize.items():
             if not callable(function):
                 raise InvalidInput(

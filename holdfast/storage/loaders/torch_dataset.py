@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from holdfast.errors import InvalidInput
 from holdfast.storage.loaders.batch_steps import BatchOptions
 from holdfast.storage.loaders.feed import Feed, FeedOptions
 from holdfast.storage.loaders.feed_counters import COUNTERS, FeedCounters, added_up
@@ -132,7 +133,7 @@ class TorchDataset(IterableDataset[dict[str, Any]]):
     ) -> None:
         self._feed = Feed(place, options, rank=rank, world_size=world_size, epoch=epoch)
         # Shared memory: worker processes that live on hear of a new epoch, and their counters are seen here.
-        self._epoch = torch.tensor(epoch, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._epoch = torch.tensor(self._feed.epoch, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._board = torch.zeros((_MOST_WORKERS, len(COUNTERS)), dtype=torch.float64).share_memory_()  # type: ignore[no-untyped-call]
         self._before = torch.zeros(len(COUNTERS), dtype=torch.float64)
         self._counted_in = -1
@@ -144,9 +145,13 @@ class TorchDataset(IterableDataset[dict[str, Any]]):
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """The next pass is this one, from its beginning; a loaded position stays if it is of this epoch."""
-        self._epoch.fill_(epoch)
+        """The next pass is this one, from its beginning; a loaded position stays if it is of this epoch.
+
+        Raises:
+            InvalidInput: The epoch is no whole number from 0.
+        """
         self._feed.set_epoch(epoch)
+        self._epoch.fill_(self._feed.epoch)
         self._begun = False
 
     def next_epoch(self) -> None:
@@ -158,6 +163,11 @@ class TorchDataset(IterableDataset[dict[str, Any]]):
     def __len__(self) -> int:
         """How many batches the next pass has; rows, if ``batch_size`` is None."""
         return len(self._feed)
+
+    @property
+    def coming(self) -> int:
+        """The same for the pass that follows :meth:`next_epoch`."""
+        return self._feed.coming
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         info = get_worker_info()
@@ -236,8 +246,11 @@ class EpochLoader(DataLoader[dict[str, Any]]):
 
     def __iter__(self) -> Any:
         cast("TorchDataset", self.dataset).next_epoch()
-        len(self)  # DataLoader remembers what it said last, and warns of every pass that is longer
+        super().__len__()  # DataLoader remembers what it said last, and warns of every pass that is longer
         return super().__iter__()
+
+    def __len__(self) -> int:
+        return cast("TorchDataset", self.dataset).coming
 
 
 def torch_loader(dataset: TorchDataset, *, num_workers: int = 0, **options: Any) -> EpochLoader:
@@ -250,8 +263,11 @@ def torch_loader(dataset: TorchDataset, *, num_workers: int = 0, **options: Any)
             ``prefetch_factor`` and ``multiprocessing_context``.
 
     Raises:
-        InvalidInput: ``pin_memory`` without CUDA.
+        InvalidInput: ``pin_memory`` without CUDA, or an option that the dataset has already decided about.
     """
+    for name in ("batch_size", "shuffle", "drop_last"):
+        if options.get(name):
+            raise InvalidInput(f"{name} is the loader's own: IPFSDataLoader({name}={options[name]!r})")
     if options.get("pin_memory"):
         check_pin_memory()
     return EpochLoader(

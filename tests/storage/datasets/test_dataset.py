@@ -211,6 +211,10 @@ def test_a_dataset_found_by_its_cid_is_the_same(store, format):  # noqa: A002
         found.to_arrow("valid")
     with pytest.raises(InvalidInput, match="no column 'z'"):
         found.to_arrow("none", ["z"])
+    with pytest.raises(InvalidInput, match="'id' is asked for twice"):
+        found.to_arrow("none", ["id", "id"])
+    with pytest.raises(InvalidInput, match="columns is a list of names"):
+        found.to_arrow("none", "id")
 
 
 def test_a_single_split_is_the_default(store):

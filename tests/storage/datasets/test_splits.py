@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -113,6 +114,12 @@ def test_splitting_twice_gives_one_cid_and_says_what_it_was_made_of(store):
     assert train_test_split(whole, format="arrow", metadata={}).format == "arrow-v2"
 
 
+def test_a_seed_of_numpy_is_the_same_seed(store):
+    whole = stored(store, numbered(30))
+    seed: Any = np.int64(7)
+    assert train_test_split(whole, random_state=seed).cid == train_test_split(whole, random_state=7).cid
+
+
 def test_chance_favours_no_place(store):
     """Each row is tested about as often as any other, whatever its place and the size of its class."""
     for rows in (7, 33):
@@ -176,6 +183,10 @@ def test_a_column_may_say_where_each_row_goes(store):
         ({"split_column": "missing"}, "None in column 'missing' names no split"),
         ({"split_column": "kind", "stratify": "kind"}, "can't both"),
         ({"split_column": "no"}, "no column 'no'"),
+        ({"split_column": "kind", "test_size": 7.5}, "test_size=7.5 is a part"),
+        ({"split_column": "kind", "random_state": 0.5}, "random_state must be a whole number, not 0.5"),
+        ({"random_state": "1"}, "random_state must be a whole number, not '1'"),
+        ({"random_state": True}, "random_state must be a whole number, not True"),
     ],
 )
 def test_a_split_that_can_not_be_says_why(store, options, words):

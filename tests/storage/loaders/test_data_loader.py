@@ -87,7 +87,10 @@ def test_a_state_of_the_end_of_an_epoch_leads_to_the_next(loader, store, dataset
     following = flat(loader)
     again = IPFSDataLoader(store, seed=4).load_dataset(dataset.cid)
     again.load_state_dict(state)
-    assert flat(again) == following
+    torch_loader = again.to_pytorch()
+    assert len(again) == len(again.to_numpy()) == len(torch_loader) == 10
+    assert flat(again) == flat(torch_loader) == following
+    assert len(again) == len(torch_loader) == 10
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -269,8 +272,9 @@ def test_what_is_no_dataset_is_said_to_be_something_else(store):
 def test_a_wrong_column_or_split_is_found_when_the_dataset_is_loaded(store, dataset):
     with pytest.raises(InvalidInput, match="'nope'"):
         IPFSDataLoader(store, columns=["nope"]).load_dataset(dataset)
-    with pytest.raises(NotFound, match="'validation'"):
-        IPFSDataLoader(store, split="validation").load_dataset(dataset)
+    for split in ("validation", ""):
+        with pytest.raises(NotFound, match=f"no split '{split}'"):
+            IPFSDataLoader(store, split=split).load_dataset(dataset)
     with pytest.raises(InvalidInput, match="'nope'"):
         IPFSDataLoader(store, tokenize={"nope": lambda texts: {"n": texts}}).load_dataset(dataset)
 
@@ -290,11 +294,52 @@ def test_a_wrong_column_or_split_is_found_when_the_dataset_is_loaded(store, data
         {"threads": 0},
         {"remainder": "most"},
         {"timeout": 3.0},
+        {"batch_size": 2.5},
+        {"batch_size": "3"},
+        {"seed": 1.5},
+        {"seed": None},
+        {"seed": True},
+        {"prefetch": None},
+        {"threads": "2"},
+        {"rank": 0.0, "world_size": 1},
+        {"tokenize": str.split},
     ],
 )
 def test_an_option_that_can_not_be_is_refused(store, dataset, options):
     with pytest.raises(InvalidInput):
         IPFSDataLoader(store, **options).load_dataset(dataset)
+
+
+def test_numbers_of_numpy_are_numbers(store, dataset):
+    options: dict[str, Any] = {
+        "seed": np.int64(4),
+        "batch_size": np.int32(32),
+        "rank": np.int8(0),
+        "world_size": np.int8(1),
+    }
+    plain = IPFSDataLoader(store, batch_size=32, seed=4).load_dataset(dataset)
+    loader = IPFSDataLoader(store, **options).load_dataset(dataset)
+    assert flat(loader) == flat(plain)
+    assert json.loads(json.dumps(loader.state_dict())) == plain.state_dict()
+    loader.set_epoch(np.int64(0))  # type: ignore[arg-type]
+    plain.set_epoch(0)
+    assert flat(loader) == flat(plain)
+
+
+@pytest.mark.parametrize("epoch", [-1, "a", 1.5, None, True])
+def test_an_epoch_that_is_none_is_refused_at_once(loader, epoch):
+    for each in (loader, loader.to_pytorch_dataset()):
+        with pytest.raises(InvalidInput, match="epoch must be a whole number from 0, not"):
+            each.set_epoch(epoch)
+    assert loader.state_dict()["epoch"] == loader.to_pytorch_dataset().epoch == 0
+
+
+@pytest.mark.parametrize("option", [{"batch_size": 4}, {"shuffle": True}, {"drop_last": True}])
+def test_torch_is_told_nothing_that_the_loader_decides(loader, option):
+    (name,) = option
+    with pytest.raises(InvalidInput, match=rf"{name} is the loader's own: IPFSDataLoader\({name}="):
+        loader.to_pytorch(**option)
+    assert len(loader.to_pytorch(batch_size=None, shuffle=False)) == 10
 
 
 def test_a_pass_that_is_closed_does_not_look_as_if_it_were_done(loader, dataset):

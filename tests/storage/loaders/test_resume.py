@@ -129,6 +129,18 @@ def test_a_state_of_other_data_is_refused():
         BatchLoader(one, batch_size=1).load_state_dict({**state, "split": "test"})
 
 
+def test_a_state_behind_the_last_row_is_refused_unless_its_end_was_padded():
+    loader = BatchLoader(numbered([[5]]), batch_size=3, remainder="pad")
+    list(loader)
+    state = loader.state_dict()
+    assert state["position"] == 6
+    loader.load_state_dict(state)
+    for remainder in ("keep", "drop"):
+        loader.load_state_dict({**state, "position": 5, "remainder": remainder})
+        with pytest.raises(InvalidInput, match=r"stands behind 6 rows, but split 'train' of dataset .* has 5"):
+            loader.load_state_dict({**state, "remainder": remainder})
+
+
 @pytest.mark.parametrize(
     "change",
     [
