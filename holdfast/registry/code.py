@@ -12,6 +12,8 @@ import sys
 import threading
 import time
 import types
+from contextlib import contextmanager, suppress
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,7 @@ from holdfast.errors import Denied, InvalidInput, NotFound
 from holdfast.registry.records import CodeRecord, load_record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from holdfast.storage.cid import Cid
     from holdfast.storage.content import ContentStore
@@ -31,6 +33,7 @@ _ORIGIN = "__holdfast_origin__"
 _CLOCK_S = 0.05
 """Files' times and the clock may differ by so much."""
 _TICK_S = 0.01
+_NOTHING = object()
 _imported_at: dict[str, float] = {}
 _loading = threading.RLock()
 
@@ -66,9 +69,9 @@ def bundle_code(store: ContentStore, target: Callable[..., Any]) -> Cid:
 def load_code(store: ContentStore, cid: Cid, *, trust: bool) -> Any:
     """The function or class of a code record.
 
-    Where the same module is installed here with the very same source, that is imported. Otherwise the recorded source is run,
-    if the caller trusts it. So it is, too, where the module was loaded before its file got this source: what runs is
-    always what was hashed.
+    Where the same module is installed here with the very same source, that is imported, as part of the package that it is in.
+    Its file is found and compared before anything is imported. Otherwise the recorded source is run, if the caller trusts it.
+    So it is, too, where the module was loaded before its file got this source: what runs is always what was hashed.
 
     Args:
         store: Gives the source, verified.
@@ -79,6 +82,7 @@ def load_code(store: ContentStore, cid: Cid, *, trust: bool) -> Any:
     Raises:
         Denied: The code is not installed here and not trusted.
         NotFound: The source has no such function or class.
+        InvalidInput: The module raised an error when it was run, or would have ended the process.
     """
     record = load_record(store, cid, CodeRecord)
     module_name, _, name = record.entry.partition(":")
@@ -90,23 +94,70 @@ def load_code(store: ContentStore, cid: Cid, *, trust: bool) -> Any:
             f"{record.entry} ({cid}) is not installed here, and code from a CID runs only when you trust "
             "it: look at it with 'holdfast get', then say trust_code=True"
         )
-    with _loading:  # one thread must not see a module that another is still running
+    # One thread must not see a module that another is still running.
+    with _loading, _outlived(f"{record.entry} ({cid})"):
         module = _import(module_name, installed) if installed else None
         module = module or _run(module_name, source, path)
-    if not hasattr(module, name):
+        found = getattr(module, name, _NOTHING)
+    if found is _NOTHING:
         raise NotFound(f"the code {cid} has no {name!r} in {path}")
-    return getattr(module, name)
+    return found
+
+
+@contextmanager
+def _outlived(what: str) -> Iterator[None]:
+    """Turn whatever a module does when it is run into one clear error: it may also try to end this process."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise InvalidInput(
+            f"{what} can't be loaded: running its module raised {type(error).__name__}: {error!s:.500}"
+        ) from error
 
 
 def _installed(module_name: str, source: bytes) -> Path | None:
-    """The file of the installed module, if its source is this one."""
+    """The file of the installed module, if its source is this one. Nothing is imported to find it."""
     try:
-        spec = importlib.util.find_spec(module_name)
-        if spec is None or spec.origin is None or Path(spec.origin).read_bytes() != source:
+        spec = _spec_of(module_name)
+        if spec is None or not spec.has_location or spec.origin is None:
             return None
-        return Path(spec.origin)
+        file = Path(spec.origin)
+        return file if file.read_bytes() == source else None
     except (ImportError, OSError, ValueError):
         return None
+
+
+def _spec_of(module_name: str) -> ModuleSpec | None:
+    """What importing a module would find. ``importlib.util.find_spec`` would import the packages that it is in."""
+    parts = module_name.split(".")
+    if not all(part.isidentifier() for part in parts) or "__main__" in parts:
+        return None  # a package's __main__ is a program: to import it is to run it
+    spec: ModuleSpec | None = None
+    folders: Sequence[str] | None = None
+    for at in range(len(parts)):
+        if at and folders is None:
+            return None  # what it should be in is no package
+        name = ".".join(parts[: at + 1])
+        loaded = sys.modules.get(name)
+        spec = _found(name, folders) if loaded is None else getattr(loaded, "__spec__", None)
+        if spec is None:
+            return None
+        places = spec.submodule_search_locations if loaded is None else getattr(loaded, "__path__", None)
+        folders = None if places is None else list(places)
+    return spec
+
+
+def _found(name: str, folders: Sequence[str] | None) -> ModuleSpec | None:
+    for finder in sys.meta_path:
+        # By its whole name it would look up the package, which need not be loaded. Others, such as those of editable installs,
+        # know modules by their whole names only.
+        asked = name.rpartition(".")[2] if finder is PathFinder else name
+        with suppress(KeyError):  # one that does look up the package
+            if (spec := finder.find_spec(asked, folders)) is not None:
+                return spec
+    return None
 
 
 def _import(module_name: str, file: Path) -> types.ModuleType | None:
@@ -116,7 +167,9 @@ def _import(module_name: str, file: Path) -> types.ModuleType | None:
     )  # a script is not run a second time to get its own classes
     if loaded not in sys.modules:
         _imported_at[module_name] = time.time()
-        return importlib.import_module(module_name)
+        module = importlib.import_module(module_name)
+        # The package that it is in may have put something else in its place.
+        return module if getattr(module, "__file__", None) == str(file) else None
     changed = file.stat().st_ctime
     if loaded in _imported_at:
         return sys.modules[loaded] if changed < _imported_at[loaded] - _CLOCK_S else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import os
 import subprocess
@@ -156,11 +157,88 @@ def test_code_that_fails_to_load_leaves_no_half_module(store):
     files = store.add_files({"broken.py": b"def f():\n    pass\nraise OSError('not today')\n"})
     cid = CodeRecord(files=files, entry="broken:f").store(store)
     for _ in range(2):
-        with pytest.raises(OSError, match="not today"):
+        with pytest.raises(
+            InvalidInput, match=f"broken:f .{cid}. can't be loaded.*OSError: not today"
+        ) as caught:
             load_code(store, cid, trust=True)
+        assert isinstance(caught.value.__cause__, OSError)
     assert not [
         name for name in sys.modules if name.startswith("holdfast_code_") and name.endswith("_broken")
     ]
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_code_that_would_end_the_process_is_an_error_and_an_interrupt_is_one_still(
+    store, module_file, installed
+):
+    for name, error in (("ending", "SystemExit(0)"), ("interrupted", "KeyboardInterrupt")):
+        source = f"def f():\n    pass\nraise {error}\n"
+        if installed:
+            module_file(name, source)
+        cid = CodeRecord(files=store.add_files({f"{name}.py": source.encode()}), entry=f"{name}:f").store(
+            store
+        )
+        with pytest.raises(KeyboardInterrupt if name == "interrupted" else InvalidInput):
+            load_code(store, cid, trust=not installed)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "effects.inner:f",
+        "effects.inner.more:f",
+        "space.inner:f",
+        "effects.__main__:f",
+        "effects.__main__.x:f",
+    ],
+)
+def test_nothing_is_imported_to_find_out_that_code_is_not_installed(store, module_file, tmp_path, entry):
+    ran = f"open({str(tmp_path / 'ran')!r}, 'a').close()\n"
+    for name in ("effects.__init__", "effects.inner.__init__", "effects.__main__", "space.inner"):
+        module_file(name, ran)
+    path = entry.partition(":")[0].replace(".", "/") + ".py"
+    # Of a package's __main__ the source is right, too: it is a program, and no module to be loaded.
+    for source in (b"def f(): ...", ran.encode()) if path.endswith("__main__.py") else (b"def f(): ...",):
+        cid = CodeRecord(files=store.add_files({path: source}), entry=entry).store(store)
+        with pytest.raises(Denied):
+            load_code(store, cid, trust=False)
+    assert not (tmp_path / "ran").exists()
+    assert not [name for name in sys.modules if name.partition(".")[0] in ("effects", "space")]
+
+
+def test_code_in_packages_without_a_file_and_in_loaded_ones_is_found(store, module_file, tmp_path):
+    source = b"def f():\n    return __name__\n"
+    module_file("spaces.below.deep", source.decode())
+    elsewhere = tmp_path / "elsewhere" / "part.py"
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(source)
+    module_file("split.__init__", f"__path__.append({str(elsewhere.parent)!r})\n")
+    importlib.import_module("split")
+    for name in ("spaces.below.deep", "split.part"):
+        files = store.add_files({name.replace(".", "/") + ".py": source})
+        cid = CodeRecord(files=files, entry=f"{name}:f").store(store)
+        assert load_code(store, cid, trust=False)() == name
+
+
+def test_code_of_an_editable_install_is_found(store, tmp_path, monkeypatch):
+    """Its finder knows the package by its name, and is no part of ``sys.path``."""
+    source = b"def f():\n    return __name__\n"
+    folder = tmp_path / "src" / "edited_in_place"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_bytes(b"")
+    (folder / "work.py").write_bytes(source)
+
+    class EditableFinder:
+        @staticmethod
+        def find_spec(name, _path=None, _target=None):
+            if name != folder.name:
+                return None
+            return importlib.util.spec_from_file_location(name, folder / "__init__.py")
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, EditableFinder])
+    files = store.add_files({"edited_in_place/work.py": source})
+    cid = CodeRecord(files=files, entry="edited_in_place.work:f").store(store)
+    assert load_code(store, cid, trust=False)() == "edited_in_place.work"
 
 
 def test_a_thread_never_sees_a_module_that_another_still_runs(store):
