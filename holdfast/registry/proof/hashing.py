@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     _Result: TypeAlias = int | str
     """The bytes of a block that is right, or what is wrong with it."""
 
-__all__ = ["BlockHasher", "Hashed", "named_links"]
+__all__ = ["MOST_FAULTS", "BlockHasher", "Hashed", "named_links"]
 
 HASHERS = min(8, os.cpu_count() or 1)
 _LEAVES_AT_ONCE = 4
 _MOST_STEPS = 64
 """Steps of a path that are told; a chain of records may be as long as somebody likes."""
-_MOST_FAULTS = 1000
+MOST_FAULTS = 1000
 """Faults that are kept of one call; what is rotten throughout is known to be so long before."""
 
 
@@ -229,5 +229,5 @@ class BlockHasher:
     def _fault(self, found: Hashed, fault: Fault) -> None:
         self._known[fault.cid] = fault.problem
         self._any_wrong = True
-        if len(found.faults) < _MOST_FAULTS:
+        if len(found.faults) < MOST_FAULTS:
             found.faults.append(fault)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import Corrupt, Denied, HoldfastError, InvalidInput, NotFound
@@ -11,9 +10,9 @@ from holdfast.registry.graph.record_links import DATASET
 from holdfast.registry.proof.attestations import read_attestation
 from holdfast.registry.proof.hashing import BlockHasher, named_links
 from holdfast.registry.proof.lineage_node import SEE_ABOVE, Fault, LineageNode
+from holdfast.registry.proof.looking import Look
 from holdfast.registry.proof.policy import required_signers
 from holdfast.registry.records import RECORDS
-from holdfast.storage.block_store import bring_near
 from holdfast.storage.formats.dag import RECORD_CODECS, decode_record
 
 if TYPE_CHECKING:
@@ -47,8 +46,10 @@ def verify(
     """The lineage below ``cid``, checked; look at ``ok``, :meth:`~LineageNode.broken` and :meth:`~LineageNode.render`.
 
     Every record is read and hashed, and must be of a kind and a version that this release knows; records must agree with each
-    other: a model's weights are what its run made, a run's data is a dataset, and an index' vectors come from its model. Of files,
-    directories and shards the first block is read and hashed; with ``deep``, every byte.
+    other: a model's weights are what its run made, a run's data is a dataset, and an index' vectors come from its model. Of each
+    file the first block is read and hashed, and of each shard its root; that the other blocks are there is looked up, and what is
+    in them is not read. Of those that this node has not got one is fetched, to see whether they can be had. With ``deep``, every
+    byte is fetched and hashed: only that finds a wrong one in the middle of a file.
 
     It never stops at the first error: what is missing or wrong is noted in its node, and ``ok`` of the root tells about
     everything. The shards of a dataset are parts of it, and not listed one by one. Of the datasets that it was made from
@@ -191,7 +192,7 @@ class _Walk:
                 stated = sum(split.size_bytes for split in manifest.splits.values())
                 self._later(node, lists, stated)
             else:
-                self._look_at(node, shards)
+                self._look_at(node, shards, first_leaves=False)
         if depth == MAX_DEPTH:
             node.detail += "; what it was made from is not listed"
             return
@@ -220,30 +221,29 @@ class _Walk:
     def _visit_content(self, node: LineageNode) -> None:
         """A file, a directory, or a record that is no part of our lineage."""
         stat = self._store.stat(node.cid)
+        if stat.kind == "record" and not self._deep:
+            return
+        node.blocks = node.size_bytes = 0
         if self._deep:
-            node.blocks = node.size_bytes = 0
             self._later(node, [((), node.cid)], stat.size)
-        elif stat.size > node.size_bytes:
-            node.detail = f"the first of {stat.size:,} B"
+        elif self._look_at(node, [((), node.cid)]):
+            node.hashed = not node.faults
         else:
-            node.hashed = stat.kind == "file"
+            node.detail = ", ".join(filter(None, (f"the first of {stat.size:,} B", node.detail)))
 
     # -------------------------------------------------------------------------------------------- bytes
 
-    def _look_at(self, node: LineageNode, roots: _Roots) -> None:
-        """Read and hash the first block of each: whether it is there."""
-        with suppress(HoldfastError):  # whoever is missing says so when it is read
-            bring_near(
-                self._store.blocks, [cid for _, cid in roots if not self._store.blocks.has(cid)], node.cid
-            )
-        for path, cid in roots:
-            try:
-                data = self._read(cid)
-            except HoldfastError as error:
-                node.faults.append(Fault(path, cid, str(error)))
-                continue
-            node.blocks += 1
-            node.size_bytes += data.nbytes
+    def _look_at(self, node: LineageNode, roots: _Roots, *, first_leaves: bool = True) -> bool:
+        """Hash the first block of each, and see that the others are there; whether those are all that there is."""
+        look = Look(self._store.blocks, self._read, root=node.cid)
+        look.below(roots, first_leaves=first_leaves)
+        node.blocks += look.found.blocks
+        node.size_bytes += look.found.size_bytes
+        node.faults += look.found.faults
+        if look.elsewhere:
+            told = f"{look.elsewhere:,} blocks are not on this node and were not fetched"
+            node.detail = ", ".join(filter(None, (node.detail, told)))
+        return look.is_all
 
     def _later(self, node: LineageNode, roots: _Roots, stated_bytes: int) -> None:
         self._jobs.append((node, roots))

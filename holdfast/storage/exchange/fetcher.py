@@ -251,19 +251,19 @@ class FetchingStore:
         """
         wanted = list({cid.multihash: cid for cid in cids}.values())
         places = {cid: wanted[at // GROUP_BLOCKS * GROUP_BLOCKS].multihash for at, cid in enumerate(wanted)}
-        missing = self._lacking(wanted)
+        missing = self.lacking(wanted)
         while missing:
             mine, others = self._claim(missing)
             try:
                 # Another thread may have had its turn after the look above, and before this one's began.
-                fetched = self._lacking(list(mine))
+                fetched = self.lacking(list(mine))
                 if fetched:
                     self._fetch(fetched, [places[cid] for cid in fetched], root, progress)
             finally:
                 self._release(mine)
             for other in others:
                 other.wait()
-            missing = self._lacking([cid for cid in missing if cid not in mine])
+            missing = self.lacking([cid for cid in missing if cid not in mine])
         if self._near is not None and len(wanted) > 1:  # one alone is about to be read anyway
             self._near.prefetch(wanted, root=root)
 
@@ -312,8 +312,8 @@ class FetchingStore:
         self._fetcher.close()
         self._local.close()
 
-    def _lacking(self, cids: list[Cid]) -> list[Cid]:
-        """Those that are not here, asked for at once where the store is another process."""
+    def lacking(self, cids: Sequence[Cid]) -> list[Cid]:
+        """Those that are not here, on this node, asked for at once where the store is another process."""
         if self._asks is None:
             return [cid for cid in cids if not self.has(cid)]
         return self._asks.lacking([cid for cid in cids if inline_block(cid) is None])

@@ -27,6 +27,7 @@ from holdfast.storage.block_store import VerifyingStore
 from holdfast.storage.cid import DAG_PB, Cid
 from holdfast.storage.content import ContentStore
 from holdfast.storage.datasets.dataset import store_dataset
+from holdfast.storage.formats.dag import links_of
 from holdfast.storage.local.local_store import LocalStore
 
 if TYPE_CHECKING:
@@ -320,22 +321,89 @@ def test_a_long_chain_of_versions_is_verified_and_listed_as_far_as_the_tree_goes
 # ------------------------------------------------------------------------------------------ without --deep
 
 
-def test_records_and_roots_are_looked_at_without_deep(made, tmp_path):
-    """A missing or damaged record, or first block of a file, is found; a byte in the middle of a file is not."""
+def test_what_is_missing_is_found_without_deep_and_little_is_read_for_it(made, tmp_path):
     with closing(LocalStore(made.folder)) as blocks:
         whole = ContentStore(blocks)
         tree = verify(whole, made.model)
         assert tree.ok, tree.render()
-        assert sum(node.size_bytes for node in tree.flat()) < 1 << 20 < whole.stat(made.parts["weights"]).size
-        inside = {cid for cid, _ in whole.walk(made.parts["weights"])} - {made.parts["weights"]}
-    assert not next(node for node in tree.flat() if node.cid == made.parts["weights"]).hashed
-    for number, (role, cid) in enumerate(made.parts.items()):
+        leaves = [cid for cid, _ in whole.walk(made.parts["weights"])][1:]
+        size = whole.stat(made.parts["weights"]).size
+    weights = next(node for node in tree.flat() if node.cid == made.parts["weights"])
+    assert not weights.hashed
+    assert weights.detail == f"the first of {size:,} B"
+    assert weights.blocks == 2 < len(leaves), "its root and its first leaf"
+    assert next(node for node in tree.flat() if node.cid == made.parts["files"]).hashed, (
+        "it has small files only"
+    )
+    for number, (cid, _) in enumerate(blocks_below(made)):
         with closing(damaged_copy(made, tmp_path / str(number), {cid: None})) as blocks:
             tree = verify(ContentStore(blocks), made.model)
-        assert {link.cid for link in tree.broken()} == {cid}, role
-    with closing(damaged_copy(made, tmp_path / "inside", {min(inside): None})) as blocks:
-        assert verify(ContentStore(blocks), made.model).ok
-        assert not deeply(ContentStore(blocks), made.model).ok
+        assert {link.cid for link in tree.broken()} == {cid}
+        shutil.rmtree(tmp_path / str(number))
+
+
+def test_damage_in_the_middle_of_a_file_is_found_with_deep_only(made, tmp_path):
+    with closing(LocalStore(made.folder)) as blocks:
+        _, first, *others = [cid for cid, _ in ContentStore(blocks).walk(made.parts["weights"])]
+    for cid, found in ((first, True), (others[0], False)):
+        with closing(damaged_copy(made, tmp_path / str(found), {cid: b"wrong"})) as blocks:
+            assert {link.cid for link in verify(ContentStore(blocks), made.model).broken()} == (
+                {cid} if found else set()
+            )
+            assert {link.cid for link in deeply(ContentStore(blocks), made.model).broken()} == {cid}
+
+
+@pytest.mark.parametrize("profile", ["unixfs-v1-2025", "unixfs-v0-2015"])
+def test_each_file_of_a_folder_is_looked_at_without_deep(tmp_path, profile):
+    """Also in folders below it, in one that is so large that it is sharded, and where leaves of files are nodes, too."""
+    large = {f"many/{number:03}-{'x' * 200}": bytes([number % 251, number // 251]) for number in range(2000)}
+    files = {"a.bin": os.urandom(3 << 20), "in/b.bin": os.urandom(3 << 20), "in/c.txt": b"c", **large}
+    with closing(LocalStore(tmp_path / "whole")) as blocks:
+        whole = ContentStore(blocks, profile=profile)
+        model = ModelRecord(framework="x", format="x", files=whole.add_files(files, pin=False)).store(whole)
+        tree = verify(whole, model)
+        assert tree.ok, tree.render()
+        assert sum(node.size_bytes for node in tree.flat()) < 3 << 20
+        folder = load_record(whole, model, ModelRecord).files
+        names = ["a.bin", "in/c.txt", min(large)]
+        paths = {("files", *name.split("/")): whole.resolve(f"{folder}/{name}") for name in names}
+        parts = links_of(file := whole.resolve(f"{folder}/in/b.bin"), whole.blocks.get(file))
+        paths |= {("files", "in", "b.bin", str(at)): part for at, part in enumerate(parts)}
+        every = [(cid, bytes(data)) for cid, data in whole.walk(model)]
+    for number, (path, gone) in enumerate(paths.items()):
+        with closing(LocalStore(tmp_path / str(number))) as blocks:
+            blocks.put_many([(cid, data) for cid, data in every if cid != gone])
+            (link,) = verify(ContentStore(blocks), model).broken()
+        assert (link.path, link.cid) == (("model", *path), gone)
+
+
+def test_what_others_have_is_not_fetched_without_deep_and_that_is_told(made, tmp_path):
+    """One block is fetched, to see whether they can be had; where it can't, all of them are missing."""
+    from holdfast.storage.exchange.fetcher import Fetcher, FetchingStore
+
+    class Other(LocalStore):
+        """A store that gets what it lacks from another one, and keeps it."""
+
+        asked = 0
+
+        def prefetch(self, cids, *, root=None):  # noqa: ARG002 -- of the protocol
+            wanted = [cid for cid in cids if not self.has(cid)]
+            self.asked += len(wanted)
+            with closing(LocalStore(made.folder)) as other:
+                self.put_many([(cid, bytes(other.get(cid))) for cid in wanted])
+
+    with closing(LocalStore(made.folder)) as blocks:
+        _, *leaves = [cid for cid, _ in ContentStore(blocks).walk(made.parts["weights"])]
+        every = blocks_below(made)
+    with closing(Other(tmp_path / "other")) as blocks:
+        blocks.put_many([(cid, data) for cid, data in every if cid not in leaves])
+        tree = verify(ContentStore(blocks), made.model)
+        assert tree.ok
+        assert blocks.asked == 2 < len(leaves), "the first one, and one of the others"
+        assert f"{len(leaves) - 2} blocks are not on this node and were not fetched" in tree.render()
+    with closing(FetchingStore(LocalStore(tmp_path / "alone"), Fetcher(list))) as alone:
+        alone.put_many([(cid, data) for cid, data in every if cid not in leaves])
+        assert {link.cid for link in verify(ContentStore(alone), made.model).broken()} == set(leaves)
 
 
 def test_the_lists_and_shards_of_a_dataset_must_be_there_without_deep(made, tmp_path):
