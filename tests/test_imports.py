@@ -23,6 +23,7 @@ FLOORS = {
     "holdfast.http_client": 0,
     "holdfast.loop_thread": 0,
     "holdfast.sizes": 0,
+    "holdfast.printable": 0,
     "holdfast.storage": 1,
     "holdfast.registry": 2,
     "holdfast.training": 3,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import Denied, InvalidInput, NotFound
+from holdfast.printable import printable
 from holdfast.registry.records import CodeRecord, load_record
 
 if TYPE_CHECKING:
@@ -91,16 +92,16 @@ def load_code(store: ContentStore, cid: Cid, *, trust: bool) -> Any:
     installed = _installed(module_name, source)
     if installed is None and not trust:
         raise Denied(
-            f"{record.entry} ({cid}) is not installed here, and code from a CID runs only when you trust "
+            f"{printable(record.entry)} ({cid}) is not installed here, and code from a CID runs only when you trust "
             "it: look at it with 'holdfast get', then say trust_code=True"
         )
     # One thread must not see a module that another is still running.
-    with _loading, _outlived(f"{record.entry} ({cid})"):
+    with _loading, _outlived(f"{printable(record.entry)} ({cid})"):
         module = _import(module_name, installed) if installed else None
         module = module or _run(module_name, source, path)
         found = getattr(module, name, _NOTHING)
     if found is _NOTHING:
-        raise NotFound(f"the code {cid} has no {name!r} in {path}")
+        raise NotFound(f"the code {cid} has no {name!r} in {printable(path)}")
     return found
 
 

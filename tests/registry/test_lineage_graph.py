@@ -274,6 +274,18 @@ def test_the_text_names_each_thing_and_unfolds_it_once(store, names, made_from, 
     assert "40 train" in text
 
 
+def test_no_text_in_a_record_looks_like_a_line_of_the_tree(store):
+    forged = "\n└─ model signed:1.0.0\x1b[2K\u202e"
+    for record in (
+        {"kind": f"x{forged}", f"role{forged}": store.add_bytes(b"x")},
+        {"kind": "code", "entry": f"a:b{forged}"},
+    ):
+        graph = lineage_graph(store, store.put_record(record))
+        assert all(line.isprintable() for line in graph.render().split("\n"))
+        assert not [line for line in graph.render().split("\n") if line.startswith("└─ model")]
+        assert all(fact.isprintable() for node in graph.nodes.values() for fact in (node.kind, *node.facts))
+
+
 def test_the_arrows_of_a_record_are_each_told_once_with_their_fields_name():
     one, two, whole = (Cid.of(text.encode()) for text in ("one", "two", "whole"))
     record = {"kind": "new kind", "data": [one, two, one], "files": {"a": one, "b": [{"deep": two}]}}

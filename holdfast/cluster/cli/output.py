@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from holdfast.config import load_settings, read_token
 from holdfast.errors import NotFound
+from holdfast.printable import printable
 from holdfast.sizes import human_size
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ def show(arguments: argparse.Namespace, value: Any, text: str) -> None:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Rows under a header, in aligned columns."""
-    lines = [tuple(header), *[tuple(str(cell) for cell in row) for row in rows]]
+    """Rows under a header, in aligned columns: one line each, whatever is in them."""
+    lines = [tuple(header), *[tuple(printable(str(cell)) for cell in row) for row in rows]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

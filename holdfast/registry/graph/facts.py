@@ -6,6 +6,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import HoldfastError
+from holdfast.printable import printable
 from holdfast.registry.graph.record_links import DATASET
 from holdfast.sizes import human_size
 from holdfast.storage.cid import RAW, Cid
@@ -41,12 +42,12 @@ def describe(store: ContentStore, cid: Cid) -> tuple[str, Facts, Any]:
     kind = record.get("kind") if isinstance(record, dict) else None
     if not isinstance(kind, str) or not kind:
         return "record", (), record
-    return kind[:_MAX_TEXT], facts_of(kind, record), record
+    return printable(kind[:_MAX_TEXT]), facts_of(kind, record), record
 
 
 def facts_of(kind: str, record: dict[str, Any]) -> Facts:
     """The facts of a record of a kind; none for a kind that is not known."""
-    return tuple(fact[:_MAX_TEXT] for fact in _facts(kind, record))
+    return tuple(printable(fact[:_MAX_TEXT]) for fact in _facts(kind, record))
 
 
 def _facts(kind: str, record: dict[str, Any]) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from holdfast.printable import printable
 from holdfast.storage.formats.dag import links_with_paths
 
 if TYPE_CHECKING:
@@ -50,4 +51,4 @@ def links_in(cid: Cid, record: Any) -> list[Link]:
 def role_name(role: str) -> str:
     """The word that people read for a role: the field's name, and ``made by`` for what a run put out."""
     field = role.partition(".")[0]
-    return "made by" if field == OUTPUTS else field
+    return "made by" if field == OUTPUTS else printable(field)

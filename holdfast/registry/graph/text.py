@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from holdfast.printable import printable
 from holdfast.registry.graph.record_links import role_name
 
 if TYPE_CHECKING:
@@ -63,4 +64,4 @@ def _label(role: str, node: GraphNode) -> str:
     told = f"{role}: " if role and role != node.kind else ""
     names = f" {', '.join(node.names)}" if node.names else ""
     facts = f"  {', '.join(node.facts)}" if node.facts else ""
-    return f"{told}{node.kind}{names}  {node.cid}{facts}"
+    return printable(f"{told}{node.kind}{names}  {node.cid}{facts}")

@@ -192,11 +192,13 @@ def sign(
 
     Raises:
         NotFound: Nobody has a subject.
-        InvalidInput: The claims are no plain JSON values.
+        InvalidInput: The claims are no plain JSON values with names.
     """
     about = (subjects,) if isinstance(subjects, Cid) else tuple(subjects)
     keys = [key] if isinstance(key, SigningKey) else list(key)
-    statement = Statement(subjects=about, predicate_type=predicate_type, predicate=predicate or {})
+    statement = Statement(
+        subjects=about, predicate_type=predicate_type, predicate={} if predicate is None else predicate
+    )
     payload = statement.to_payload()
     for cid in about:
         store.stat(cid)  # nobody should sign what is not there to be looked at

@@ -25,6 +25,8 @@ __all__ = ["Checked", "Envelope", "Signature", "pae", "strict_json"]
 MAX_PAYLOAD_BYTES = 1 << 20
 """An envelope is part of a record, which is one block."""
 MAX_SIGNATURES = 64
+MAX_DEPTH = 64
+"""Lists and objects within each other; whoever shows them, or writes them again, may be deep in a stack of its own."""
 
 
 def pae(payload_type: str, payload: bytes) -> bytes:
@@ -166,12 +168,24 @@ def strict_json(text: str | bytes) -> Any:
     """The value of a JSON text that means the same to every reader.
 
     Raises:
-        ValueError: It is no JSON, has one name twice in an object, or is nested too deep.
+        ValueError: It is no JSON, has one name twice in an object, or is nested deeper than :data:`MAX_DEPTH`.
     """
     try:
-        return json.loads(text, object_pairs_hook=_once_each)
+        value = json.loads(text, object_pairs_hook=_once_each)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [item for one in level for item in _items(one)]
+        if not level:
+            return value
+    raise ValueError("it is nested too deep")
+
+
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _once_each(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from holdfast.printable import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -40,7 +42,7 @@ class BrokenLink:
     problem: str
 
     def __str__(self) -> str:
-        return f"{' → '.join(self.path)}  {self.cid}: {self.problem}"
+        return printable(f"{' → '.join(self.path)}  {self.cid}: {self.problem}")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -130,13 +132,13 @@ class LineageNode:
         label = self.role if self.role == self.kind else f"{self.role} ({self.kind})"
         told = wrong or ", ".join(filter(None, (size if self.blocks else "", self.detail)))
         tick = "✗" if wrong else "↑" if self.detail == SEE_ABOVE else "✓"
-        yield f"{first}{tick} {label}  {self.cid}  {told}"
+        yield first + printable(f"{tick} {label}  {self.cid}  {told}")
         bar = "│  " if self.children else "   "
         failed = self.wrong_signatures()
         for one in self.signatures:
             mark = "✗" if one in failed else "✓" if one.problem is None else "?"
             said = one.problem or ("" if one.vouches else f"states {one.predicate_type}")
-            yield f"{rest}{bar}{mark} signed by {one.who}{f': {said}' if said else ''}"
+            yield rest + bar + printable(f"{mark} signed by {one.who}{f': {said}' if said else ''}")
         for index, child in enumerate(self.children):
             last = index == len(self.children) - 1
             yield from child._lines(  # noqa: SLF001 -- of its own class

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from holdfast.errors import Denied, InvalidInput
+from holdfast.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -84,12 +86,13 @@ def required_signers(
         NotFound: A name is no key's.
         InvalidInput: The caller's names nobody, or is a text in place of a list.
     """
-    if isinstance(signed_by, str):
-        raise InvalidInput(f"require_signed_by is a list of names or keys: [{signed_by!r}]")
-    if signed_by is not None and not signed_by:
-        raise InvalidInput(
-            "require_signed_by names nobody, so nothing could pass: leave it out, or name somebody"
-        )
+    if signed_by is not None:
+        if not isinstance(signed_by, Collection) or isinstance(signed_by, str):
+            raise InvalidInput(f"require_signed_by is a list of names or keys: [{signed_by!r}]")
+        if not signed_by:
+            raise InvalidInput(
+                "require_signed_by names nobody, so nothing could pass: leave it out, or name somebody"
+            )
     return [_resolved(signatures, policy) for policy in (signatures.required, signed_by) if policy]
 
 
@@ -98,6 +101,9 @@ def _resolved(signatures: Signatures, policy: Iterable[str | PublicKey]) -> dict
     from holdfast.registry.proof.keys import PublicKey
 
     names = signatures.keys.names()
+    for one in policy:
+        if not isinstance(one, (str, PublicKey)):
+            raise InvalidInput(f"require_signed_by has {one!r:.80} in it, which is no name and no key")
     keys = [one if isinstance(one, PublicKey) else signatures.keys.resolve(one) for one in policy]
     return {key: f"{names[key]} ({key})" if key in names else str(key) for key in keys}
 
@@ -117,4 +123,4 @@ def _who_signed(found: Sequence[Signed]) -> str:
         if one.problem is None and not one.vouches
     )
     wrong = [f"wrongly as {one.keyid}: {one.problem}" for one in found if one.problem is not None]
-    return f"is signed by {', '.join([*right, *other, *wrong])}"
+    return printable(f"is signed by {', '.join([*right, *other, *wrong])}")

@@ -102,6 +102,7 @@ class Signatures:
 
         Raises:
             NotFound: There is no such key, or nobody has the subject.
+            InvalidInput: The claims are no plain JSON values with names.
         """
         return sign(self.store, self.attestations, subject, self.keys.own(key), predicate=claims)
 

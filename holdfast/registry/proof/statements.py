@@ -7,6 +7,7 @@ The format is in-toto's Statement v1 (https://in-toto.io/Statement/v1).
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,6 @@ from holdfast.registry.records import ModelRecord, RunRecord, load_record
 from holdfast.storage.cid import Cid, read_varint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from holdfast.storage.content import ContentStore
 
 __all__ = ["PAYLOAD_TYPE", "SLSA_PROVENANCE", "VOUCH", "Statement", "slsa_provenance"]
@@ -39,7 +38,7 @@ class Statement:
     """Something that is said about some CIDs.
 
     Raises:
-        InvalidInput: It is about nothing, or about too much.
+        InvalidInput: It is about nothing, or about too much; its type is no URI, or what is said has no names.
     """
 
     subjects: tuple[Cid, ...]
@@ -53,8 +52,13 @@ class Statement:
             raise InvalidInput(f"a statement is about 1 to {MAX_SUBJECTS} things, not {len(self.subjects)}")
         if len(set(self.subjects)) != len(self.subjects):
             raise InvalidInput("a statement names each of its subjects once")
-        if ":" not in self.predicate_type:
-            raise InvalidInput(f"the type of a statement is a URI, not {self.predicate_type!r}")
+        # People read it beside the signer's name, so it may not look like something else.
+        if not _is_uri(self.predicate_type):
+            raise InvalidInput(f"the type of a statement is a URI, not {self.predicate_type!r:.200}")
+        if not isinstance(self.predicate, Mapping):
+            raise InvalidInput(
+                f"claims are names with values, such as {{'reviewed': True}}, not {self.predicate!r:.100}"
+            )
 
     def to_payload(self) -> bytes:
         """The statement as the bytes to sign; the same for the same statement.
@@ -88,7 +92,7 @@ class Statement:
             kind, predicate_type, predicate = (
                 body["_type"],
                 body["predicateType"],
-                body.get("predicate") or {},
+                body.get("predicate"),
             )
             subjects = tuple(_subject(one) for one in body["subject"])
         except Corrupt:
@@ -97,12 +101,17 @@ class Statement:
             raise Corrupt(f"this is not an in-toto statement about CIDs: {error!r:.200}") from error
         if kind != STATEMENT:
             raise Corrupt(f"the statement has the type {kind!r:.80}, not {STATEMENT}")
+        predicate = {} if predicate is None else predicate
         if not isinstance(predicate, dict) or not isinstance(predicate_type, str):
             raise Corrupt("the statement's predicate is no object, or its type no text")
         try:
             return cls(subjects=subjects, predicate_type=predicate_type, predicate=predicate)
         except InvalidInput as error:
             raise Corrupt(str(error)) from error
+
+
+def _is_uri(text: Any) -> bool:
+    return isinstance(text, str) and ":" in text and text.isprintable() and " " not in text
 
 
 def _digest(cid: Cid) -> dict[str, str]:

@@ -30,6 +30,13 @@ __all__ = ["verify"]
 MAX_DEPTH = 64
 _ANCESTORS = ("parent", "provenance")
 """The fields of a dataset's manifest that link what it was made from, and the roles of those in the tree."""
+_KINDS = {
+    "model": {"run": "run", "parent": "model", "code": "code", "data": DATASET},
+    "run": {"code": "code", "data": DATASET, "environment": "environment"},
+    "conversion": {"model": "model", "data": DATASET},
+    "index": {"corpus": DATASET, "model": "model", "conversion": "conversion"},
+}
+"""What each field of a kind of records must link."""
 _PLAIN = ("commit", "dataset-shards")
 """Kinds of records that are parts of something, and are hashed like any bytes."""
 
@@ -173,7 +180,7 @@ class _Walk:
         RECORDS[node.kind].from_record(record, node.cid)
         node.detail = ", ".join(facts_of(node.kind, record))
         if all(child.error is None for child in node.children):
-            self._check_agreement(node.cid, record)
+            self._check_agreement(node, record)
 
     def _visit_dataset(self, node: LineageNode, record: dict[str, Any], depth: int, *, whole: bool) -> None:
         from holdfast.storage.datasets.manifest import Manifest
@@ -268,25 +275,29 @@ class _Walk:
 
     # ---------------------------------------------------------------------------------------- agreement
 
-    def _check_agreement(self, cid: Cid, record: dict[str, Any]) -> None:
+    def _check_agreement(self, node: LineageNode, record: dict[str, Any]) -> None:
         """Return if a record agrees with those that it links.
 
         Raises:
             Corrupt: It does not; each may be what its CID says, and still not belong to the other.
         """
-        kind = record["kind"]
+        kind = node.kind
+        for child in node.children:
+            wanted = _KINDS.get(kind, {}).get(child.role.partition(".")[0], child.kind)
+            if child.kind != wanted:
+                raise Corrupt(
+                    f"the {kind}'s {child.role} {child.cid} is no {wanted}: its kind is {child.kind!r:.80}"
+                )
         if kind == "model" and record.get("run") is not None:
             self._check_made_by_run(record)
         if kind == "index" and self._store.get_record(record["conversion"])["model"] != record["model"]:
             raise Corrupt(f"the index is of model {record['model']}, but its vectors are another one's")
-        if kind == "run" and self._store.get_record(record["data"]).get("kind") != DATASET:
-            raise Corrupt(f"the run's data {record['data']} is not a dataset")
         if kind == "attestation":
-            checked = read_attestation(self._store, cid).envelope.check()
+            checked = read_attestation(self._store, node.cid).envelope.check()
             wrong = [one for one in checked if one.problem is not None]
             if wrong:
                 raise Corrupt(
-                    f"the attestation {cid} is not signed rightly: {wrong[0].keyid}: {wrong[0].problem}"
+                    f"the attestation {node.cid} is not signed rightly: {wrong[0].keyid}: {wrong[0].problem}"
                 )
 
     def _check_made_by_run(self, model: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from aiohttp import web
 
 from holdfast import __version__
 from holdfast.errors import HoldfastError, InvalidInput, NotFound, Unsupported
+from holdfast.printable import printable
 from holdfast.sizes import human_size
 from holdfast.storage.block_store import SupportsPrefetch, VerifyingStore, inline_block
 from holdfast.storage.cid import DAG_CBOR, DAG_PB, RAW, Buffer, Cid
@@ -396,7 +397,7 @@ class WebGateway:
             link = quote(entry.name, safe="")
             other = f"/ipfs/{entry.cid}?filename={link}"
             rows.append(
-                f'<tr><td class="n {kind}"><a href="./{link}{slash}">{html.escape(_shown(entry.name))}{slash}</a></td>'
+                f'<tr><td class="n {kind}"><a href="./{link}{slash}">{html.escape(printable(entry.name))}{slash}</a></td>'
                 f'<td class="s">{human_size(size)}</td>'
                 f'<td class="c"><a href="{html.escape(other)}" title="{entry.cid}">{str(entry.cid)[:6]}…{str(entry.cid)[-6:]}</a></td></tr>'
             )
@@ -411,7 +412,7 @@ class WebGateway:
         steps = [f'<a href="/ipfs/{path.cid}/">{str(path.cid)[:10]}…{str(path.cid)[-6:]}</a>']
         for at, name in enumerate(path.names):
             link = "/".join(quote(part, safe="") for part in path.names[: at + 1])
-            steps.append(f'<a href="/ipfs/{path.cid}/{link}/">{html.escape(_shown(name))}</a>')
+            steps.append(f'<a href="/ipfs/{path.cid}/{link}/">{html.escape(printable(name))}</a>')
         body = (
             f'<nav aria-label="Path">{"<i>/</i>".join(steps)}</nav>'
             f"<table><thead><tr><th>Name</th><th>Size</th><th>CID</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
@@ -419,7 +420,7 @@ class WebGateway:
             f'<a href="/ipfs/{cid}?format=car">Download as CAR</a></footer>'
         )
         title = path.names[-1] if path.names else str(path.cid)
-        return page(f"Index of {_shown(title)}", body)
+        return page(f"Index of {printable(title)}", body)
 
     def _kind_and_size(self, entry: DirectoryEntry) -> tuple[str, int]:
         """What an entry is, where its block is here; the size of a file without that of its nodes."""
@@ -517,18 +518,13 @@ def page(title: str, body: str) -> bytes:
     ).encode("utf-8", "replace")
 
 
-def _shown(name: str) -> str:
-    """A name without letters that would change how the rest of the page reads."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
-
-
 _TITLES = {400: "That address can't be read", 404: "Not found here", 412: "Not here now", 503: "Too busy"}
 
 
 def error_page(status: int, text: str) -> web.Response:
     """A failure, for people."""
     title = _TITLES.get(status, "That did not work")
-    body = f'<div class="card"><h1>{title}</h1><p>{html.escape(_shown(text))}</p><p class="soft">Status {status}</p></div>'
+    body = f'<div class="card"><h1>{title}</h1><p>{html.escape(printable(text))}</p><p class="soft">Status {status}</p></div>'
     headers = {"Content-Security-Policy": OWN_PAGE, "X-Content-Type-Options": "nosniff"}
     return web.Response(
         body=page(title, body), status=status, content_type="text/html", charset="utf-8", headers=headers
@@ -545,7 +541,7 @@ def _record_page(path: ContentPath, cid: Cid, value: Any) -> bytes:
             r"(\{\s*&quot;/&quot;: &quot;)(\w{46,200})(?=&quot;\s*\})", r'\1<a href="/ipfs/\2">\2</a>', text
         )
     body = (
-        f'<nav aria-label="Record">{html.escape(_shown(path.names[-1] if path.names else "Record"))}</nav><div class="card"><pre>{shown}</pre></div>'
+        f'<nav aria-label="Record">{html.escape(printable(path.names[-1] if path.names else "Record"))}</nav><div class="card"><pre>{shown}</pre></div>'
         f'<footer><span class="id">{cid}</span><a href="/ipfs/{cid}?format=dag-json">DAG-JSON</a>'
         f'<a href="/ipfs/{cid}?format=dag-cbor">DAG-CBOR</a><a href="/ipfs/{cid}?format=car">CAR with all it links to</a></footer>'
     )
@@ -553,7 +549,7 @@ def _record_page(path: ContentPath, cid: Cid, value: Any) -> bytes:
 
 
 def _shown_lines(text: str) -> str:
-    return "\n".join(map(_shown, text.split("\n")))
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def _start(request: web.Request, token: str | None) -> web.Response:

@@ -232,6 +232,36 @@ def test_an_envelope_whose_signer_can_t_be_told_is_not_kept(alice, model):
         alice.add(foreign.to_json())
 
 
+@pytest.mark.parametrize("claims", ["x", 3, [], [("a", 1)], {1: 2}, {"a": object()}, {"a": float("nan")}])
+def test_claims_are_names_with_plain_values(alice, model, claims):
+    with pytest.raises(InvalidInput, match="claims"):
+        alice.sign(model, claims=claims)
+
+
+@pytest.mark.parametrize(
+    "kind", ["urn:x\n│  ✓ signed by alice", "urn:a b", "urn:\x1b[2K", "urn:\u202e", "warning", 3]
+)
+def test_the_type_of_a_statement_is_a_uri_and_nothing_that_could_be_taken_for_more(alice, model, kind):
+    with pytest.raises(InvalidInput, match="is a URI"):
+        Statement(subjects=(model,), predicate_type=kind)
+    body = json.loads(Statement(subjects=(model,)).to_payload()) | {"predicateType": kind}
+    envelope = Envelope.signed(PAYLOAD_TYPE, json.dumps(body).encode(), [alice.keys.own()])
+    with pytest.raises(Corrupt):
+        alice.add(envelope.to_json())
+
+
+def test_a_statement_that_is_nested_too_deep_is_neither_made_nor_kept(alice, model):
+    deep: object = 1
+    for _ in range(100):
+        deep = [deep]
+    with pytest.raises(InvalidInput, match="too deep"):
+        alice.sign(model, claims={"a": deep})
+    body = json.loads(Statement(subjects=(model,)).to_payload()) | {"predicate": {"a": deep}}
+    envelope = Envelope.signed(PAYLOAD_TYPE, json.dumps(body).encode(), [alice.keys.own()])
+    with pytest.raises(Corrupt, match="too deep"):
+        alice.add(envelope.to_json())
+
+
 def test_other_statements_are_kept_and_are_no_vouching(alice, model):
     cid = sign(
         alice.store,

@@ -106,9 +106,12 @@ def test_a_policy_that_names_nobody_is_a_mistake_and_not_a_way_around(alice, mod
         check_signed(alice, model, policy)
 
 
-def test_a_policy_is_a_list(alice, model):
+def test_a_policy_is_a_list_of_names_or_keys(alice, model):
     with pytest.raises(InvalidInput, match=r"\['user'\]"):
         check_signed(alice, model, "user")
+    for policy in (3, [3], ["user", None], alice.keys.own().public):
+        with pytest.raises(InvalidInput, match="require_signed_by"):
+            check_signed(alice, model, policy)  # type: ignore[arg-type]
 
 
 def test_a_misspelt_name_in_the_policy_of_a_home_lets_nothing_pass(both, model):

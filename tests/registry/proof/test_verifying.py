@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pytest
 
-from holdfast.errors import InvalidInput, NotFound
+from holdfast.errors import Denied, InvalidInput, NotFound
 from holdfast.registry import (
+    AttestationRecord,
     CodeRecord,
     ConversionRecord,
     EnvironmentRecord,
@@ -178,6 +179,21 @@ def test_weights_that_the_run_did_not_make_are_found(store):
     assert parts["weights"] in {node.cid for node in tree.flat()}
 
 
+@pytest.mark.parametrize("field", ["run", "parent", "code", "data"])
+def test_a_model_that_links_what_its_field_is_not_for_is_found(store, field):
+    model, parts = make_model(store, weights=b"w")
+    body = load_record(store, model, ModelRecord).to_record()
+    for other, kind in (
+        (store.put_record([1]), "record"),
+        (parts["environment"], "environment"),
+        (parts["weights"], "file"),
+    ):
+        tree = deeply(store, store.put_record(body | {field: [other] if field == "data" else other}))
+        assert not tree.ok
+        assert f"the model's {field}" in str(tree.error)
+        assert f"its kind is '{kind}'" in str(tree.error)
+
+
 def test_a_run_on_what_is_no_dataset_is_found(store):
     model, parts = make_model(store, weights=b"w")
     body = load_record(store, parts["run"], RunRecord).to_record()
@@ -265,6 +281,37 @@ def test_what_is_nowhere_is_bad_and_no_crash(store):
         tree = deeply(store, Cid.of(b"nowhere", codec))
         assert not tree.ok
         assert len(tree.render().splitlines()) == 1
+
+
+def test_no_text_in_a_record_looks_like_a_line_of_the_tree(signatures, store):
+    """Neither what a record says, nor what a stranger signed, nor the name of a file, can say "signed by alice"."""
+    forged = "\n│  ✓ signed by alice\x1b[2K\u202e"
+    model, _ = make_model(store, weights=b"w")
+    body = load_record(store, model, ModelRecord).to_record()
+    files = store.add_files({f"gone{forged}": b"gone", "here": b"here"}, pin=False)
+    missing = store.put_record({"files": Cid.of(b"nobody has this")})
+    cid = store.put_record(
+        body | {"framework": f"x{forged}", "files": files, "run": None, "metadata": {f"a{forged}": missing}}
+    )
+    stranger = {
+        "payloadType": f"x{forged}",
+        "payload": b"",
+        "signatures": [{"keyid": f"k{forged}", "sig": b""}],
+    }
+    attestation = AttestationRecord(subjects=(cid,), envelope=stranger).store(store)
+    with signatures.attestations._database.writing() as sql:  # as somebody with the file might
+        sql.execute(
+            "INSERT INTO attestations VALUES (?, ?, ?, 0)", (str(cid), str(attestation), f"k{forged}")
+        )
+    store.blocks.inner.replace_many([(Cid.of(b"gone"), b"else")])
+    tree = verify(store, cid, signatures=signatures)
+    assert not tree.ok
+    with pytest.raises(Denied) as caught:
+        signatures.require(cid, [signatures.keys.own().public])
+    for text in (tree.render(), str(caught.value), *map(str, tree.broken())):
+        assert all(line.isprintable() for line in text.split("\n"))
+        assert not [line for line in text.split("\n") if line.startswith("│  ✓ signed")]
+    assert "\n" not in str(caught.value)
 
 
 def test_the_tree_is_one_line_for_each_part(made):
