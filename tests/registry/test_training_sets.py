@@ -77,6 +77,43 @@ def test_other_kinds_of_data_are_passed_over_and_a_column_that_none_has_is_an_er
         found(store, made_from, {"nothing_has_this": 1})
 
 
+def test_a_split_that_none_has_is_an_error_and_no_answer(store, names, made_from):
+    """Taken for "no model has seen it", a misspelt split would be a wrong answer to a question of privacy."""
+    for rows in ({"train": {"x": [1, 2]}, "test": {"x": [3]}}, {"valid": {"x": [4]}}, {"other": {"y": [4]}}):
+        model = stored_model(store, store_dataset(store, rows).cid)
+        names.register("model", next(iter(rows)), None, model)
+    assert found(store, made_from, {"x": 4}, split="train") == set()
+    with pytest.raises(InvalidInput, match=r"none has a split 'trian': they have test, train, valid$"):
+        found(store, made_from, {"x": 1}, split="trian")
+
+
+def test_what_could_be_in_no_dataset_is_told_with_the_dataset_that_comes_nearest(store, names, made_from):
+    numbers = store_dataset(store, {"x": np.arange(3, dtype=np.int8), "y": np.arange(3)})
+    for number, data in enumerate(
+        (numbers, store_dataset(store, {"z": ["a"]}), store_dataset(store, {"t": ["b"]}))
+    ):
+        names.register("model", f"m{number}", None, stored_model(store, data.cid))
+    with pytest.raises(
+        InvalidInput, match=f"300 can't be a value of 'x', which is int8.*in the dataset {numbers.cid}"
+    ):
+        found(store, made_from, {"x": 300})
+    with pytest.raises(
+        InvalidInput, match="has a column 'patient': they have t, x, y, z; datasets that no model was"
+    ):
+        found(store, made_from, {"patient": 1})
+    with pytest.raises(InvalidInput, match="has all of the columns x, z: they have"):
+        found(store, made_from, {"x": 1, "z": "a"})
+
+
+def test_a_dataset_whose_columns_hold_something_else_does_not_end_the_search(store, names, made_from):
+    models = []
+    for values in (np.array([0.5], np.float16), ["text"], np.array([0.5])):
+        models.append(stored_model(store, store_dataset(store, {"x": values}).cid))
+        names.register("model", f"m{len(models)}", None, models[-1])
+    assert found(store, made_from, {"x": 0.5}) == {(models[0], True), (models[2], True)}
+    assert found(store, made_from, {"x": "text"}) == {(models[1], True)}
+
+
 def test_a_dataset_whose_rows_are_gone_is_never_silently_taken_for_one_without_the_row(
     store, names, made_from, tmp_path
 ):

@@ -24,6 +24,8 @@ examples:
   holdfast lineage digits --svg digits.svg          a picture, light or dark as its viewer is set
 """
 _ROW_HELP = """\
+Looks into the datasets that models were made from, and into no others. A column or a split that none of them has is an error.
+
 examples:
   holdfast seen '{"patient": 4711}'                 models trained on a dataset version that has such a row
   holdfast seen '{"patient": 4711}' --split train   in the split that was trained on

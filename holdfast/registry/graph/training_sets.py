@@ -110,22 +110,28 @@ def models_with_row(
         on_unread: Told of each dataset whose rows nobody has, and why; default: that is an error.
 
     Raises:
-        InvalidInput: No dataset has such columns, or a value can't be one of its column.
+        InvalidInput: No dataset has such columns, or such a split, or a value can't be one of its column.
         NotFound: The rows of a dataset are nowhere.
     """
     from holdfast.storage.datasets.dataset import open_dataset
 
     refused: InvalidInput | None = None
+    columns: set[str] = set()
+    splits: set[str] = set()
     fitting = 0
     for one in sets:
         try:
             dataset = open_dataset(store, one.dataset)
-            if split is not None and split not in dataset.splits:
+            columns |= set(dataset.schema.names)
+            if not set(row) <= set(dataset.schema.names):
+                continue  # another kind of data
+            splits |= set(dataset.summaries)
+            if split is not None and split not in dataset.summaries:
                 continue
             contained = dataset.contains(row, split)
             fitting += 1
-        except InvalidInput as error:  # other columns: another kind of data
-            refused = error
+        except InvalidInput as error:  # its columns are called the same, and hold something else
+            refused = refused or InvalidInput(f"{error}, in the dataset {one.dataset}")
             continue
         except (NotFound, Unavailable) as error:
             if on_unread is None:
@@ -136,5 +142,21 @@ def models_with_row(
         if contained:
             for model, itself in one.models.items():
                 yield ModelWithRow(model=model, dataset=one.dataset, itself=itself)
-    if refused is not None and not fitting:
-        raise refused
+    if columns and not fitting:
+        # Nobody may take a misspelt word for "no model has seen it".
+        raise refused or InvalidInput(_why_nowhere(row, split, columns, splits))
+
+
+def _why_nowhere(row: Mapping[str, Any], split: str | None, columns: set[str], splits: set[str]) -> str:
+    """Why no dataset that was asked could have such a row."""
+    if splits:
+        return (
+            f"of the datasets with such columns that models were made from, none has a split {split!r}: "
+            f"they have {', '.join(sorted(splits))}"
+        )
+    unknown = [name for name in row if name not in columns]
+    lacking = f"a column {unknown[0]!r}" if unknown else f"all of the columns {', '.join(row)}"
+    return (
+        f"no dataset that a model was made from has {lacking}: they have {', '.join(sorted(columns))}; "
+        "datasets that no model was made from are not looked into"
+    )
