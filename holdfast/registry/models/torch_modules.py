@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import sys
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from holdfast.errors import InvalidInput
 from holdfast.registry.code import bundle_code, load_code
+from holdfast.registry.models.made_again import check_made_again, constructor_config, misfit, module_of
 from holdfast.registry.models.model_format import SavedModel
 from holdfast.registry.models.safetensors_files import TYPES, StoredTensors, Tensor, store_tensors
 from holdfast.registry.models.torch_wrapper import TorchModelWrapper
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = [
     "WEIGHTS",
     "TorchModules",
-    "constructor_config",
     "load_weights",
     "read_tensors",
     "signature_of",
@@ -36,7 +37,6 @@ __all__ = [
 ]
 
 WEIGHTS = "model.safetensors"
-_SHOWN = 5
 _CODES = {f"torch.{name}": code for code, name in TYPES.items()}
 
 
@@ -53,10 +53,13 @@ class TorchModules:
 
     def save(self, store: ContentStore, model: Any) -> SavedModel:
         """A module's weights and code; its attributes ``input_shape`` and ``input_column`` become its signature."""
+        code, config = bundle_code(store, type(model)), constructor_config(model)
+        weights = store_weights(store, module_of(model))
+        check_made_again(model, config)
         return SavedModel(
-            code=bundle_code(store, type(model)),
-            config=constructor_config(model),
-            files={WEIGHTS: store_weights(store, _module_of(model))},
+            code=code,
+            config=config,
+            files={WEIGHTS: weights},
             inputs=signature_of(model),
         )
 
@@ -77,39 +80,10 @@ class TorchModules:
                 f"the manifest of model {cid} does not fit the constructor of {cls.__name__}: {error}"
             ) from error
         model = cls(**record.config)
-        module = _module_of(model)
+        module = module_of(model)
         load_weights(module, store, store.resolve(f"{record.files}/{WEIGHTS}"))
         module.eval()
         return model
-
-
-def _module_of(model: torch.nn.Module | TorchModelWrapper) -> torch.nn.Module:
-    """A module itself; one that has a wrapper's modules as its own."""
-    import torch
-
-    if isinstance(model, torch.nn.Module):
-        return model
-    joined = torch.nn.Module()
-    for name, module in model.modules().items():
-        joined.add_module(name, module)
-    return joined
-
-
-def constructor_config(module: torch.nn.Module | TorchModelWrapper) -> dict[str, Any]:
-    """The keyword arguments that make such a module again: its attribute ``config``, or none.
-
-    Raises:
-        InvalidInput: Its class can't be called with them: it could be stored, but never loaded.
-    """
-    cls, config = type(module), getattr(module, "config", {})
-    try:
-        inspect.signature(cls).bind(**config)
-    except TypeError as error:
-        raise InvalidInput(
-            f"{cls.__name__} can't be made again from its config {config!r:.100}: {error}. Keep the arguments of its "
-            "constructor as a dict in the attribute 'config'"
-        ) from error
-    return dict(config)
 
 
 def signature_of(module: torch.nn.Module | TorchModelWrapper) -> tuple[Mapping[str, Any], ...]:
@@ -225,14 +199,13 @@ def load_weights(module: torch.nn.Module, store: ContentStore, cid: Cid) -> None
         if source in stored
         for dtype, shape in (stored.form(source),)
     }
-    _check_fit(module, cid, state, forms)
+    kind = type(module).__name__
+    shapes = {name: shape for name, (_, shape) in forms.items()}
+    if wrong := misfit(state, shapes, one="they", other="it"):
+        raise InvalidInput(f"the weights {cid} do not fit {kind}: {wrong}")
     own = {tensor.data_ptr() for tensor in (*module.parameters(), *module.buffers())}
-    places = {(tensor.data_ptr(), names[name]) for name, tensor in state.items() if tensor.numel()}
-    # What the constructor ties, and the file does not, must come apart.
-    in_place = len(places) == len({place for place, _ in places}) and all(
-        _fillable(tensor, forms[name][0], own) for name, tensor in state.items()
-    )
-    if in_place:
+    # What shares memory in the constructor, and not in the file, must come apart.
+    if all(_fillable(tensor, forms[name][0], own) for name, tensor in state.items()) and _apart(state, names):
         targets: dict[str, list[torch.Tensor]] = {}
         for name, tensor in state.items():
             targets.setdefault(names[name], []).append(tensor)
@@ -243,25 +216,14 @@ def load_weights(module: torch.nn.Module, store: ContentStore, cid: Cid) -> None
         module.load_state_dict({name: read[name] for name in state}, strict=True, assign=True)
 
 
-def _check_fit(
-    module: torch.nn.Module,
-    cid: Cid,
-    state: Mapping[str, torch.Tensor],
-    forms: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
-) -> None:
-    def few(names: set[str]) -> str:
-        return ", ".join(sorted(names)[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-
-    kind = type(module).__name__
-    if missing := state.keys() - forms.keys():
-        raise InvalidInput(f"the weights {cid} do not fit {kind}: they lack {few(missing)}")
-    if more := forms.keys() - state.keys():
-        raise InvalidInput(f"the weights {cid} do not fit {kind}: it has no {few(more)}")
-    for name, tensor in state.items():
-        if tuple(tensor.shape) != forms[name][1]:
-            raise InvalidInput(
-                f"the weights {cid} do not fit {kind}: {name} is of shape {forms[name][1]}, and not {tuple(tensor.shape)}"
-            )
+def _apart(state: Mapping[str, torch.Tensor], names: Mapping[str, str]) -> bool:
+    """Whether no part of the memory of a state, all contiguous, belongs to two stored tensors."""
+    spans = {
+        (tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes, names[name])
+        for name, tensor in state.items()
+        if tensor.numel()
+    }
+    return all(end <= start for (_, end, _), (start, _, _) in pairwise(sorted(spans)))
 
 
 def _fillable(tensor: torch.Tensor, dtype: torch.dtype, own: set[int]) -> bool:

@@ -145,15 +145,9 @@ def test_metadata_can_not_be_slipped_into_a_stored_manifest(registry, model):
 
 def test_a_model_that_could_not_be_loaded_again_is_not_stored(registry, names):
     for model in (nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2))):
-        if isinstance(model, nn.Linear):
-            with pytest.raises(InvalidInput, match="config"):
-                registry.register("linear", model)
-        else:
-            # Its constructor takes anything, so that it can't be rebuilt shows only when it is got.
-            registry.register("sequence", model)
-            with pytest.raises(InvalidInput, match="do not fit"):
-                registry.get("sequence")
-    assert [entry.name for entry in names.entries()] == ["sequence"]
+        with pytest.raises(InvalidInput, match="config"):
+            registry.register("net", model)
+    assert names.entries() == []
 
 
 def test_missing_names_and_blocks_are_not_found(registry, store):

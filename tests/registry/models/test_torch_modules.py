@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -12,8 +15,9 @@ from torch import nn
 
 from holdfast.errors import Corrupt, InvalidInput
 from holdfast.registry import ModelRecord, load_record, load_weights, store_weights
+from holdfast.registry.models.made_again import constructor_config
 from holdfast.registry.models.safetensors_files import StoredTensors
-from holdfast.registry.models.torch_modules import constructor_config, read_tensors, store_state
+from holdfast.registry.models.torch_modules import read_tensors, store_state
 from tests.registry.models.conformance import FormatConformance, assert_equal
 
 
@@ -343,6 +347,22 @@ def test_views_that_overlap_are_each_kept_whole(store):
     assert all(torch.equal(read[name], value) for name, value in state.items())
 
 
+class Overlapping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        whole = torch.arange(12.0)
+        self.a, self.b = nn.Buffer(whole), nn.Buffer(whole[2:6])
+
+
+def test_buffers_that_overlap_in_the_constructor_only_come_apart(store):
+    apart, again = Overlapping(), Overlapping()
+    apart.double().float()  # which takes views apart
+    apart.b.zero_()
+    load_weights(again, store, store_weights(store, apart))
+    assert torch.equal(again.a, torch.arange(12.0))
+    assert torch.equal(again.b, torch.zeros(4))
+
+
 class Computed(nn.Module):
     """Its state is not its memory."""
 
@@ -432,3 +452,175 @@ def test_a_model_that_could_never_be_made_again_is_refused():
     wrong.config = ["width"]  # type: ignore[assignment]
     with pytest.raises(InvalidInput, match="'config'"):
         constructor_config(wrong)
+
+
+# ---------------------------------------------------------------------------- being the same when it is made again
+
+
+CLASSES = """
+    import functools
+    import random
+
+    import numpy as np
+    import torch
+    from torch import nn
+    from holdfast.inference import TorchModelWrapper
+
+    class Act(nn.Module):
+        def __init__(self, width=4, kind="relu"):
+            super().__init__()
+            self.line = nn.Linear(width, width)
+            self.act = kind
+
+    class Partly(Act):
+        def __init__(self, width=4, kind="relu"):
+            super().__init__(width, kind)
+            self.config = {"width": width}
+
+    class Anything(nn.Module):
+        def __init__(self, **settings):
+            super().__init__()
+            self.settings = settings
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.line = nn.Linear(2, 2)
+            self.register_buffer("scale", torch.ones(1), persistent=False)
+            self.register_buffer("shift", None)
+            self.calls = 0
+
+    class Hiding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lines = [nn.Linear(2, 2)]
+
+    class Rich(nn.Module):
+        def __init__(self, width=4, act=torch.nn.functional.gelu):
+            super().__init__()
+            self.rnn = nn.LSTM(width, width, 2)
+            self.layer = nn.TransformerEncoderLayer(width, 2, 8, activation=act)
+            self.both = [self.rnn, self.layer]
+            self.double = lambda x: x * width
+            self.bound, self.part = self.helper, functools.partial(max, width)
+            self.mask = torch.triu(torch.ones(3, 3))
+            self.about = {"nan": float("nan"), "table": np.eye(2), "device": torch.device("cpu")}
+
+        def helper(self):
+            pass
+
+    class Measuring(nn.Module):
+        def __init__(self, width=3):
+            super().__init__()
+            self.line = nn.Linear(int(torch.ones(width).sum().item()), 1)
+            self.noise = torch.nn.Parameter(torch.from_numpy(np.random.rand(2)) + random.random())
+
+    class Encoder(TorchModelWrapper):
+        def __init__(self, scale=2.0):
+            super().__init__()
+            self.scale = scale
+            self.model = nn.Linear(1, 1)
+
+        def encode(self, value):
+            return self.scale * self.model(value)
+
+    class Listing(Encoder):
+        def __init__(self):
+            self.models = {"one": [nn.Linear(1, 1)]}
+
+    class Halves(Encoder):
+        def __init__(self):
+            super().__init__()
+            self.more = {"two": nn.Linear(1, 1)}
+"""
+
+
+@pytest.fixture
+def classes(module_file):
+    module_file("classes_of_this_test", CLASSES)
+    import classes_of_this_test  # type: ignore[import-not-found]
+
+    return classes_of_this_test
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (
+            lambda of: of.Act(kind="sin"),
+            "act is 'sin', and would be 'relu' .the constructor takes width, kind",
+        ),
+        (lambda of: of.Act(width=8), "line.weight is of shape"),
+        (
+            lambda of: of.Partly(8, "sin"),
+            "act is 'sin', and would be 'relu' .the constructor takes kind, too",
+        ),
+        (lambda of: of.Anything(kind="sin"), "settings is"),
+        (lambda _: nn.LeakyReLU(0.9), "negative_slope is 0.9, and would be 0.01"),
+        (lambda _: nn.Sequential(nn.Linear(2, 2)), "the new one has no 0.bias"),
+        (lambda _: nn.ParameterDict({"a": torch.ones(1)}), "the new one has no a"),
+        (
+            lambda of: changed(of.Scaled(), lambda m: nn.utils.parametrizations.weight_norm(m.line)),
+            "lack line.weight",
+        ),
+        (
+            lambda of: changed(of.Scaled(), lambda m: m.scale.fill_(5)),
+            "scale has values that are not in its state",
+        ),
+        (
+            lambda of: changed(of.Scaled(), lambda m: setattr(m, "shift", torch.ones(2))),
+            "the new one has no shift",
+        ),
+        (
+            lambda of: changed(of.Scaled(), lambda m: setattr(m, "line", nn.Bilinear(2, 1, 2))),
+            "line.weight is of shape",
+        ),
+        (lambda of: changed(of.Anything(), lambda m: m.add_module("extra", nn.ReLU())), "extra is torch"),
+        (lambda of: of.Hiding(), "lines"),
+        (lambda of: of.Encoder(3.0), "scale is 3.0, and would be 2.0"),
+        (lambda of: of.Listing(), "no torch module in its attributes"),
+        (lambda of: of.Halves(), "more"),
+        (lambda of: of.Rich(act=torch.relu), "layer.activation"),
+    ],
+)
+def test_what_would_be_another_when_it_is_loaded_is_refused(registry, classes, make, told):
+    with pytest.raises(InvalidInput, match=told):
+        registry.store_model(make(classes))
+
+
+def changed(module, change):
+    change(module)
+    return module
+
+
+def test_what_is_the_same_when_it_is_made_again_needs_no_config(registry, classes):
+    for model in (classes.Act(), classes.Anything(), classes.Rich(), classes.Encoder(), classes.Measuring()):
+        again = registry.load(registry.store_model(model))
+        assert type(again).__name__ == type(model).__name__
+
+
+def test_counters_are_no_settings_where_the_config_says_all(registry, classes):
+    model = changed(classes.Scaled(), lambda m: setattr(m, "calls", 7))
+    assert registry.load(registry.store_model(model)).calls == 0
+    said = classes.Act(8, "sin")
+    said.config = {"width": 8, "kind": "sin"}
+    assert registry.load(registry.store_model(said)).act == "sin"
+
+
+def test_storing_draws_nothing_that_anybody_else_would_have_drawn(registry, classes):
+    model = classes.Measuring()
+
+    def drawn():
+        return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002 -- users' code draws from it
+
+    python_state, numpy_state, torch_state = (
+        random.getstate(),
+        np.random.get_state(),  # noqa: NPY002 -- as above
+        torch.get_rng_state(),
+    )
+    expected = drawn()
+    random.setstate(python_state)
+    np.random.set_state(numpy_state)  # noqa: NPY002 -- as above
+    torch.set_rng_state(torch_state)
+    registry.store_model(model)
+    assert drawn() == expected
