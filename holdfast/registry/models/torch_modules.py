@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "WEIGHTS",
     "TorchModules",
+    "fill_tensors",
     "load_weights",
     "read_tensors",
     "signature_of",
@@ -156,12 +157,17 @@ def read_tensors(stored: StoredTensors) -> dict[str, torch.Tensor]:
     for name in stored:
         dtype, shape = stored.form(name)
         tensors[name] = torch.empty(shape, dtype=getattr(torch, TYPES[dtype]))
-    _fill(stored, {name: [tensor] for name, tensor in tensors.items()})
+    fill_tensors(stored, {name: [tensor] for name, tensor in tensors.items()})
     return {name: tensors[kept] for name, kept in stored.metadata.items() if kept in tensors} | tensors
 
 
-def _fill(stored: StoredTensors, targets: Mapping[str, list[torch.Tensor]]) -> None:
-    """Copy each stored tensor into contiguous tensors of its own type."""
+def fill_tensors(stored: StoredTensors, targets: Mapping[str, list[torch.Tensor]]) -> None:
+    """Copy each of these stored tensors into contiguous tensors of its own type and shape.
+
+    Raises:
+        Corrupt: A block is not what its CID says.
+        NotFound: Nobody has one of the blocks.
+    """
     import numpy as np
 
     memory = {name: [_bytes_of(tensor) for tensor in tensors] for name, tensors in targets.items()}
@@ -209,7 +215,7 @@ def load_weights(module: torch.nn.Module, store: ContentStore, cid: Cid) -> None
         targets: dict[str, list[torch.Tensor]] = {}
         for name, tensor in state.items():
             targets.setdefault(names[name], []).append(tensor)
-        _fill(stored, targets)
+        fill_tensors(stored, targets)
     else:
         # A copy would cast float64 to float32 unsaid.
         read = read_tensors(stored)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from holdfast.errors import Corrupt, Denied, InvalidInput, require
+from holdfast.errors import Corrupt, Denied, InvalidInput, Unsupported, require
 from holdfast.registry.models.model_format import SavedModel
+from holdfast.registry.models.safetensors_files import TYPES, StoredTensors
+from holdfast.registry.models.torch_modules import fill_tensors
 from holdfast.storage.formats.unixfs import profile_named
 
 if TYPE_CHECKING:
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["TransformersModels"]
 
 _CONFIG = "config.json"
+_WHOLE = "model.safetensors"
+_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+"""What transformers reads; variants in other types may stand beside them."""
 _WHY = "loading transformers models"
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack")
 _LARGEST_CONFIG_BYTES = 8 << 20
@@ -51,6 +57,15 @@ class TransformersModels:
         """All files of the folder, with weights cut at the borders of their tensors."""
         if isinstance(model, Path):
             return SavedModel(files=_files_of(store, model))
+        kind = type(model).__name__
+        own = getattr(require("transformers", extra="hf", why=_WHY), kind, None)
+        if own is not type(model) and not getattr(
+            model.config, "auto_map", None
+        ):  # else the folder brings its code
+            raise InvalidInput(
+                f"{kind} is no class of transformers, which could not load it again: call its register_for_auto_class() first, so "
+                "that its code goes along, or store its state_dict()"
+            )
         with tempfile.TemporaryDirectory(prefix="holdfast-model-") as written:
             model.save_pretrained(written)
             return SavedModel(files=_files_of(store, Path(written)))
@@ -88,6 +103,8 @@ class TransformersModels:
                     **{"torch_dtype" if old else "dtype": "auto"},
                     **({"trust_remote_code": True} if trust.code else {}),
                 )
+            except ImportError as error:  # of what its config asks for, such as a way to quantize
+                raise Unsupported(f"model {cid} needs a package that is not installed: {error}") from error
             except Exception as error:
                 # safetensors' own error is no ValueError.
                 if not isinstance(error, (KeyError, OSError, RuntimeError, TypeError, ValueError)) and (
@@ -100,21 +117,57 @@ class TransformersModels:
             raise Corrupt(
                 f"the weights of model {cid} do not fit {cls.__name__}: they lack {', '.join(lost[:5])}"
             )
+        _give_stored_types(store, record, model)
         return model.eval()
+
+
+def _give_stored_types(store: ContentStore, record: ModelRecord, model: Any) -> None:
+    """Read again what transformers has brought to the one type that it gives all weights."""
+    import torch
+
+    own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
+    prefix = f"{model.base_model_prefix}."
+    weights = {entry.name: entry.cid for entry in store.ls(record.files) if _WEIGHTS.fullmatch(entry.name)}
+    for cid in [weights[_WHOLE]] if _WHOLE in weights else weights.values():
+        stored, again = StoredTensors(store, cid), {}
+        for name in stored:
+            dtype, shape = stored.form(name)
+            kept = getattr(torch, TYPES[dtype])
+            names = (name, prefix + name, name.removeprefix(prefix))
+            tensor = next((own[each] for each in names if each in own), None)
+            if tensor is None or tuple(tensor.shape) != shape or tensor.dtype == kept:
+                continue
+            if kept.is_floating_point and tensor.is_floating_point():  # else it was quantized
+                tensor.data = torch.empty(shape, dtype=kept)
+                again[name] = [tensor.data]
+        fill_tensors(stored, again)
 
 
 def _files_of(store: ContentStore, folder: Path) -> Cid | Mapping[str, Buffer | Cid]:
     profile = profile_named(store.profile.name, "safetensors", store.profile.hash)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    if not any(path.is_symlink() for path in files):
+    if not any(path.is_symlink() for path in folder.rglob("*")):
         return store.add(folder, profile=profile, pin=False)
     # The hub's own folders consist of links to files elsewhere.
     return {
         str(path.relative_to(folder)): store.add(
             path, profile=profile if path.suffix == ".safetensors" else None, pin=False
         )
-        for path in files
+        for path in _followed(folder, ())
     }
+
+
+def _followed(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """All files of a folder, and of the folders that links in it lead to."""
+    real = folder.resolve()
+    if real in above:
+        raise InvalidInput(f"{folder} is a link to a folder around it, so its files have no end: remove it")
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _followed(path, (*above, real))
+        elif path.is_file():
+            yield path
+        else:
+            raise InvalidInput(f"{path} is a link that leads to no file: mend or remove it")
 
 
 def _config_of(store: ContentStore, cid: Cid, record: ModelRecord) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from holdfast.errors import Corrupt, Denied, InvalidInput
+from holdfast.errors import Corrupt, Denied, InvalidInput, Unsupported
 from holdfast.registry import ModelRecord, load_record
 from tests.registry.models.conformance import FormatConformance
 
@@ -70,6 +70,53 @@ def test_a_folder_of_links_as_the_hub_keeps_them_is_stored_whole(registry, folde
         load_record(registry._store, registry.store_model(each), ModelRecord) for each in (folder, linked)
     )
     assert one.files == other.files
+
+
+def test_folders_that_are_links_are_stored_and_links_to_nothing_are_told(registry, folder, tmp_path):
+    (folder / "notes").rename(tmp_path / "elsewhere")
+    (folder / "notes").symlink_to(tmp_path / "elsewhere")
+    registry.save_files(registry.store_model(folder), tmp_path / "out")
+    assert (tmp_path / "out" / "notes" / "README.md").read_text() == "kept"
+    (folder / "notes" / "around").symlink_to(folder)
+    with pytest.raises(InvalidInput, match="around is a link to a folder around it"):
+        registry.store_model(folder)
+    (folder / "notes" / "around").unlink()
+    (folder / "gone.txt").symlink_to(tmp_path / "nothing")
+    with pytest.raises(InvalidInput, match=r"gone\.txt is a link that leads to no file"):
+        registry.store_model(folder)
+
+
+@pytest.mark.parametrize("said", ["float32", "bfloat16"])
+def test_each_weight_has_the_type_that_it_was_stored_in(registry, folder, said):
+    import torch
+    from transformers import BertModel
+
+    model = BertModel.from_pretrained(folder)
+    model.encoder.to(torch.bfloat16)
+    model.embeddings.word_embeddings.weight.data += 2**-20  # bfloat16 has no such value
+    model.save_pretrained(folder)
+    again = registry.load(changed(registry, folder, dtype=said, torch_dtype=said))
+    assert {name: (value.dtype, value.tolist()) for name, value in again.state_dict().items()} == {
+        name: (value.dtype, value.tolist()) for name, value in model.state_dict().items()
+    }
+
+
+def test_a_class_that_transformers_does_not_have_is_refused(registry, folder):
+    from transformers import BertModel
+
+    class Mine(BertModel):
+        pass
+
+    with pytest.raises(InvalidInput, match="Mine is no class of transformers"):
+        registry.store_model(Mine.from_pretrained(folder))
+
+
+def test_a_package_that_the_config_asks_for_is_named(registry, folder):
+    cid = changed(
+        registry, folder, quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True}
+    )
+    with pytest.raises(Unsupported, match="bitsandbytes"):
+        registry.load(cid)
 
 
 def changed(registry, folder, **values):
