@@ -37,6 +37,7 @@ HEAVY = ("torch", "ray", "pyarrow", "aiohttp", "sqlite3", "numpy", "faiss", "onn
 
 ALLOWED_RANDOM = {
     "training/job.py": "seeds the generators that a training function may draw from",
+    "registry/models/made_again.py": "keeps them as they were while a constructor runs",
     "cluster/membership.py": "draws a loopback network, so that two clusters on one machine do not meet",
 }
 

@@ -18,6 +18,7 @@ import holdfast
 from holdfast.errors import InvalidInput
 from holdfast.registry.code import load_code
 from holdfast.registry.models.formats import manifest_of
+from holdfast.registry.models.made_again import draws_unseen
 from holdfast.registry.records import EnvironmentRecord, ModelRecord, RunRecord, load_record
 from holdfast.storage.cid import Cid
 from holdfast.storage.datasets.dataset import open_dataset
@@ -164,18 +165,14 @@ def run_embedded(
 @contextmanager
 def _global_state_kept() -> Iterator[None]:
     """Afterwards the caller's threads, deterministic mode and random generators are as they were."""
-    import numpy as np
     import torch
 
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 -- run_worker seeds it
     try:
-        with torch.random.fork_rng(devices=[]):
+        with draws_unseen():
             yield
     finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002 -- see above
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(mode=deterministic, warn_only=warn_only)

@@ -7,6 +7,7 @@ import inspect
 import random
 import types
 import weakref
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import InvalidInput
@@ -14,11 +15,11 @@ from holdfast.registry.models.torch_wrapper import TorchModelWrapper
 from holdfast.storage.formats import dag_cbor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     import torch
 
-__all__ = ["check_made_again", "constructor_config", "misfit", "module_of"]
+__all__ = ["check_made_again", "constructor_config", "draws_unseen", "misfit", "module_of"]
 
 _SHOWN = 5
 _RECORDED = {"config", "input_column", "input_shape"}
@@ -77,12 +78,14 @@ def check_made_again(model: torch.nn.Module | TorchModelWrapper, config: Mapping
     # As they are read from a manifest: without tuples.
     arguments: dict[str, Any] = dag_cbor.decode(dag_cbor.encode(dict(config)))
     try:
-        with torch.device("meta"):
-            again = _made(type(model), arguments)
+        with draws_unseen(), torch.device("meta"):
+            again = type(model)(**arguments)
         difference = _Comparison(model, again).difference(arguments)
     except Exception:  # noqa: BLE001 -- values may be needed, by the constructor or to compare, and are missed in many ways
         try:
-            difference = _Comparison(model, _made(type(model), arguments)).difference(arguments)
+            with draws_unseen():
+                again = type(model)(**arguments)
+            difference = _Comparison(model, again).difference(arguments)
         except Exception as error:
             raise InvalidInput(
                 f"{kind} can't be made again from its config {config!r:.100}: {type(error).__name__}: {error}. {_ADVICE}"
@@ -121,15 +124,16 @@ def misfit(
     return None
 
 
-def _made(cls: Any, arguments: Mapping[str, Any]) -> Any:
-    """A new one; what its constructor draws at random, nobody else notices."""
+@contextmanager
+def draws_unseen() -> Iterator[None]:
+    """Afterwards the random generators are as they were: what was drawn, nobody else notices."""
     import numpy as np
     import torch
 
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 -- users' code draws from it
     try:
         with torch.random.fork_rng(devices=[]):
-            return cls(**arguments)
+            yield
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)  # noqa: NPY002 -- as above
