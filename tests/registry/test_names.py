@@ -183,6 +183,17 @@ def test_a_dataset_s_name_may_be_words_and_an_alias_is_one(names):
         names.set_alias("dataset", "same data, other name", "the best", "1.0.0")
 
 
+@pytest.mark.parametrize("name", [str(A), str(Cid.of(b"data", version=0, codec=0x70))])
+def test_a_cid_is_no_name_for_it_would_never_be_reached(names, name):
+    names.register("model", "m", None, A)
+    for call in (
+        lambda: names.register("model", name, None, A),
+        lambda: names.rename("model", "m", name),
+    ):
+        with pytest.raises(InvalidInput, match="the CID would be meant"):
+            call()
+
+
 # -------------------------------------------------------------------------------------------------- removal
 
 

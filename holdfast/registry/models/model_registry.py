@@ -12,7 +12,7 @@ from holdfast.registry.models.model_format import Trust
 from holdfast.registry.names.facts import facts_of_model
 from holdfast.registry.names.references import checked_name, checked_version, checked_word
 from holdfast.registry.proof.policy import check_trusted
-from holdfast.registry.records import ModelRecord, load_record
+from holdfast.registry.records import ModelRecord, RunRecord, load_record
 from holdfast.storage.cid import Cid
 
 if TYPE_CHECKING:
@@ -148,16 +148,28 @@ class ModelRegistry:
             card: The text of a model card, in Markdown.
 
         Raises:
-            InvalidInput: The model can't be loaded again, or a fact can't be recorded.
+            InvalidInput: The model can't be loaded again, a fact can't be recorded, or ``run``, ``parent`` or ``data`` is something else.
+            NotFound: Nobody has the run, the parent or a dataset.
             Unsupported: It is of no framework that is known.
         """
+        from holdfast.storage.datasets.dataset import open_dataset
+
         facts = dict(metadata or {})
+        base = None if parent is None else self.resolve(str(parent))
+        learned_from = _datasets(data, facts.get(_DATASET_KEY))
+        # Verifying and lineage would stumble over them for ever.
+        if run is not None:
+            load_record(self._store, run, RunRecord)
+        if base is not None:
+            load_record(self._store, base, ModelRecord)
+        for cid in learned_from:
+            open_dataset(self._store, cid)
         made = manifest_of(self._store, model, framework)
         record = replace(
             made,
             run=run,
-            parent=None if parent is None else self.resolve(str(parent)),
-            data=_datasets(data, facts.get(_DATASET_KEY)),
+            parent=base,
+            data=learned_from,
             inputs=made.inputs if inputs is None else tuple(inputs),
             outputs=made.outputs if outputs is None else tuple(outputs),
             metrics=dict(metrics or {}),
@@ -249,6 +261,8 @@ class ModelRegistry:
     def load_model(self, ref: str | Cid, **trust: Any) -> tuple[Any, dict[str, Any]]:
         """The model of a CID or reference, and what its manifest knows: its metadata, with framework, type and metrics.
 
+        Metadata of the names ``framework``, ``model_type`` and ``metrics`` give way to the facts; they are in :meth:`record`.
+
         Args:
             ref: A CID, name, ``name:1.0.0`` or ``name@alias``.
             trust: As :meth:`load` takes it.
@@ -264,7 +278,7 @@ class ModelRegistry:
             "model_type": record.model_type,
             "metrics": dict(record.metrics),
         }
-        return self.load(cid, **trust), known | dict(record.metadata)
+        return self.load(cid, **trust), dict(record.metadata) | known
 
     def save_files(self, ref: str | Cid, destination: str | os.PathLike[str]) -> int:
         """Write a model's files, byte for byte as they were stored, to a folder that must not exist; how many bytes.

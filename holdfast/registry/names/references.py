@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.errors import InvalidInput
 from holdfast.registry.versions import VersionRange, is_version
+from holdfast.storage.cid import Cid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +87,12 @@ def checked_name(kind: str, name: str) -> str:
     Raises:
         InvalidInput: It may not.
     """
-    return _checked(_TITLE if kind in _TITLED else _WORD, name, f"a name of a {kind}")
+    _checked(_TITLE if kind in _TITLED else _WORD, name, f"a name of a {kind}")
+    try:
+        Cid.parse(name)
+    except InvalidInput:
+        return name
+    raise InvalidInput(f"{name!r} can't be a name of a {kind}: wherever it stands, the CID would be meant")
 
 
 def checked_word(text: str, what: str) -> str:

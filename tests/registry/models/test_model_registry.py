@@ -150,6 +150,36 @@ def test_a_model_that_could_not_be_loaded_again_is_not_stored(registry, names):
     assert names.entries() == []
 
 
+def test_a_model_can_not_be_made_from_what_is_no_run_model_or_dataset(registry, store, names):
+    weights = {"w": torch.ones(1)}
+    model, nowhere = registry.store_model(weights), Cid.of(b"nobody has it", 0x71)
+    data = store_dataset(store, {"x": np.arange(3.0)}).cid
+    for about in (
+        {"run": model},
+        {"data": [model]},
+        {"data": [data, model]},
+        {"metadata": {"dataset_cid": str(model)}},
+        {"parent": data},
+    ):
+        with pytest.raises(InvalidInput):
+            registry.register("net", weights, **about)
+    for about in ({"run": nowhere}, {"data": [nowhere]}, {"parent": str(nowhere)}):
+        with pytest.raises(NotFound):
+            registry.register("net", weights, **about)
+    assert names.entries() == []
+    assert registry.record(str(registry.store_model(weights, data=[data], parent=model))).data == (data,)
+
+
+def test_metadata_can_not_pass_for_facts(registry):
+    cid = registry.store_model(
+        {"w": torch.ones(1)},
+        metadata={"framework": "x", "metrics": {"a": 1}, "by": "me"},
+        metrics={"loss": 0.5},
+    )
+    _, known = registry.load_model(cid)
+    assert known == {"framework": "pytorch", "model_type": "", "metrics": {"loss": 0.5}, "by": "me"}
+
+
 def test_missing_names_and_blocks_are_not_found(registry, store):
     with pytest.raises(NotFound, match="no model named 'digits'"):
         registry.get("digits")
