@@ -8,6 +8,7 @@ import shlex
 import sys
 from contextlib import ExitStack
 from importlib.util import find_spec
+from keyword import iskeyword
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from holdfast.errors import InvalidInput
@@ -114,4 +115,7 @@ def _options(line: str) -> argparse.Namespace:
         words = shlex.split(line)
     except ValueError as error:
         raise InvalidInput(f"{line!r} can't be read: {error}") from error
-    return parser.parse_args(words)
+    options = parser.parse_args(words)
+    if not options.into.isidentifier() or iskeyword(options.into):
+        raise InvalidInput(f"--into takes the name of a variable, not {options.into!r}")
+    return options

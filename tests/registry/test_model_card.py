@@ -94,11 +94,29 @@ def test_a_card_says_what_the_records_say_and_by_which_cids(store, names, regist
         f"`{model.run}`",
         f"`{data}`",
         "| Seed | 7 |",
+        "| Workers | 2, with 1 thread each |",
         "train 3",
         "model.bin",
     ):
         assert fact in text
     assert f"holdfast verify {cid}\n" in text
+
+
+def test_a_card_says_the_name_that_was_asked_for_and_of_a_cid_the_oldest(store, names, registry, model):
+    cid = model.store(store)
+    for name in ("m-first", "a-earlier-letter", "digits", "z-later-letter"):
+        registry.register(name, cid)
+    registry.set_alias("digits", "champion", "1.0.0")
+    for ref, name in (("digits@champion", "digits"), ("z-later-letter", "z-later-letter"), (cid, "m-first")):
+        text = card_of(store, names, ref)
+        assert f"# {name}:1.0.0\n" in text
+        assert read_card(text)["model-index"][0]["name"] == f"{name}:1.0.0"
+
+
+def test_the_number_of_the_last_epoch_is_no_result(store, names, model):
+    front = read_card(card(store, names, replace(model, metrics={"accuracy": 0.5, "epoch": 4, "step": 90})))
+    assert front["metrics"] == ["accuracy"]
+    assert [each["name"] for each in front["model-index"][0]["results"][0]["metrics"]] == ["accuracy"]
 
 
 def test_what_nobody_recorded_is_not_in_the_card(store, names):

@@ -106,7 +106,9 @@ def test_what_a_cell_itself_imports_is_watched(tmp_path):
     assert done.stdout.splitlines()[-1] == "[('net', 0)]"
 
 
-@pytest.mark.parametrize("line", ["", "net --into", "net --what", "net 'open"])
+@pytest.mark.parametrize(
+    "line", ["", "net --into", "net --into class", "net --into a.b", "net --what", "net 'open"]
+)
 def test_a_line_that_can_not_be_read_runs_nothing(shell, line, capsys):
     done = shell.run_cell(f"%%holdfast_metrics {line}\nran = True")
     assert isinstance(done.error_in_exec, InvalidInput)

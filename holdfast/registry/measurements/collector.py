@@ -208,8 +208,15 @@ class AIMLMetricsCollector:
             time_s: When it ended, in seconds since 1970; now, if not given.
 
         Raises:
-            InvalidInput: A value is no number, there is none, the subject is no text, or ``about`` can't be JSON.
+            InvalidInput: A value is no number, there is none, the subject is no text, there is no such kind, or ``about`` can't be
+                JSON.
         """
+        try:
+            kind = Kind(kind)
+        except ValueError as unknown:
+            raise InvalidInput(
+                f"there is no kind of measurement {kind!r:.50}; there is {', '.join(Kind)}"
+            ) from unknown
         _named(kind, subject)
         numbers = {str(name): number(f"{name} of {subject!r}", value) for name, value in values.items()}
         if not numbers:

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
     from holdfast.registry.measurements.measurement import Measurement
 
-__all__ = ["Finding", "Report", "Severity", "findings"]
+__all__ = ["NOTHING_FOUND", "NOTHING_MEASURED", "Finding", "Report", "Severity", "findings"]
 
+NOTHING_FOUND = "No bottleneck or fault shows in what was measured."
+NOTHING_MEASURED = "There is nothing to conclude from."
 _RULES = (*training_findings.RULES, *serving_findings.RULES)
 
 
@@ -38,8 +40,10 @@ class Report:
 
     def render(self) -> str:
         """The findings as text, one paragraph each."""
+        if not self.summary["measurements"]:
+            return NOTHING_MEASURED
         if not self.findings:
-            return "No bottleneck or fault shows in what was measured."
+            return NOTHING_FOUND
         return "\n".join(finding.render() for finding in self.findings)
 
 

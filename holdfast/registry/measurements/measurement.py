@@ -17,6 +17,7 @@ __all__ = ["Kind", "Measurement", "finite", "metric_name", "number"]
 
 _STEPPED = re.compile(r"(?P<subject>.+)/(?:epoch|step)/(?P<step>\d{1,18})/(?P<name>[^/]+)", re.DOTALL)
 _PLAIN = re.compile(r"(?P<subject>.+)/(?P<name>[^/]+)", re.DOTALL)
+_NO_STEP = re.compile(r"/(?:epoch|step)(?:/|$)")
 
 
 class Kind(StrEnum):
@@ -112,4 +113,9 @@ def metric_name(name: str) -> tuple[str, int | None, str]:
         )
     groups = found.groupdict()
     step = groups.get("step")
+    if step is None and _NO_STEP.search(groups["subject"]):
+        raise InvalidInput(
+            f"{name!r:.100} is no metric's name: behind 'epoch' stands a whole number from 0 and one word, as in "
+            "'model_1/epoch/0/train_loss'"
+        )
     return groups["subject"], None if step is None else int(step), groups["name"]

@@ -81,6 +81,8 @@ _LICENCES = frozenset(
 )
 """Licences that the Hub knows by their SPDX names, in small letters."""
 _SHOWN = 100
+_NO_RESULTS = {"epoch", "step"}
+"""Numbers of the last report that say when it was made, and not how good the model is."""
 _UNKNOWN_TASK = "other"
 """The Hub's name for a task that is none of its own; results must have one."""
 
@@ -203,7 +205,10 @@ class _Facts:
         return {
             str(name): value
             for name, value in self._record.metrics.items()
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            if isinstance(value, (int, float))
+            and not isinstance(value, bool)
+            and math.isfinite(value)
+            and name not in _NO_RESULTS
         }
 
     # ---------------------------------------------------------------------------------------- front matter
@@ -320,12 +325,13 @@ class _Facts:
         run = self._run
         if run is None:
             return _section("Run", f"`{self._record.run}`" if self._record.run else "")
+        threads = run.threads_per_worker
         rows = [
             ("Run", f"`{self._record.run}`"),
             ("Code", f"`{run.code}`"),
             ("Environment", f"`{run.environment}`"),
             ("Seed", str(run.seed)),
-            ("Workers", f"{run.workers}, with {run.threads_per_worker} threads each"),
+            ("Workers", f"{run.workers}, with {threads} thread{'s' * (threads != 1)} each"),
         ]
         return _section("Run", f"{_table(('', ''), rows)}\n\n{_json(run.config)}")
 

@@ -10,6 +10,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import require
+from holdfast.registry.measurements.findings import NOTHING_FOUND, NOTHING_MEASURED
 from holdfast.registry.pictures.backend import installed, open_backend
 from holdfast.registry.pictures.chart import shortened
 from holdfast.registry.pictures.dashboard_chart import all_charts, key_facts
@@ -92,9 +93,9 @@ def _when(times: Sequence[float]) -> str:
 
 def _findings(findings: Sequence[Finding], measured: bool) -> str:  # noqa: FBT001 -- one caller
     if not measured:
-        return '<p class="soft">There is nothing to conclude from.</p>'
+        return f'<p class="soft">{NOTHING_MEASURED}</p>'
     if not findings:
-        return '<p class="soft">No bottleneck or fault shows in what was measured.</p>'
+        return f'<p class="soft">{NOTHING_FOUND}</p>'
     items = []
     for finding in findings:
         numbers = " · ".join(f"{name} {number_text(value)}" for name, value in finding.numbers.items())

@@ -219,8 +219,30 @@ def test_what_is_no_number_is_refused_and_nothing_is_recorded(metrics, value):
     assert metrics.measurements() == ()
 
 
-@pytest.mark.parametrize("name", ["", "loss", "/loss", "net/", 3])
-def test_a_name_without_a_model_is_refused(metrics, name):
+def test_a_kind_that_there_is_not_is_refused_with_those_that_there_are(metrics):
+    with pytest.raises(
+        InvalidInput, match="there is no kind of measurement 'nokind'; there is metric, epoch"
+    ):
+        metrics.add("nokind", "net", {"a": 1.0})
+    metrics.add("inference", "net", {"a": 1.0})
+    assert last(metrics).kind is Kind.INFERENCE
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "loss",
+        "/loss",
+        "net/",
+        3,
+        "net/epoch/last/loss",
+        "net/epoch/-1/loss",
+        "net/epoch/0",
+        "net/step/0.5/loss",
+    ],
+)
+def test_a_name_without_a_model_or_with_half_an_epoch_is_refused(metrics, name):
     with pytest.raises(InvalidInput, match="is no metric's name"):
         metrics.record_metric(name, 1.0)
 
@@ -232,7 +254,7 @@ def test_a_name_without_a_model_is_refused(metrics, name):
         ("org/net:v2/epoch/12/val_loss", "org/net:v2", 12, "val_loss"),
         ("net/step/7/loss", "net", 7, "loss"),
         ("net/accuracy", "net", None, "accuracy"),
-        ("net/epoch/last/loss", "net/epoch/last", None, "loss"),
+        ("net/epoch", "net", None, "epoch"),
     ],
 )
 def test_a_name_says_model_epoch_and_metric(metrics, name, subject, step, metric):

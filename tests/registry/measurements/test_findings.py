@@ -58,7 +58,9 @@ def test_a_healthy_run_has_no_findings(metrics):
 
 
 def test_nothing_measured_gives_no_findings(metrics):
-    assert metrics.get_comprehensive_report().findings == ()
+    report = metrics.get_comprehensive_report()
+    assert report.findings == ()
+    assert report.render() == "There is nothing to conclude from."
 
 
 @pytest.mark.parametrize(("waited_s", "found"), [(2.9, False), (3.0, True), (9.0, True)])
