@@ -17,7 +17,7 @@ from holdfast.registry.pictures.chart import (
 from holdfast.registry.pictures.units import number_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from holdfast.registry.pictures.chart import Key, Mark, Panel
     from holdfast.registry.pictures.theme import Theme
@@ -28,7 +28,11 @@ _DASHES: tuple[Any, ...] = ("solid", (0, (4, 2)), (0, (1, 1.6)))
 CHAR_INCHES = 0.078
 """How wide a character of a label is, about."""
 NAME_CHARS = 24
+LEGEND_POINTS = 9
 LEGEND_ROW_POINTS = 13.5
+LEGEND_KEY_INCHES = 0.6
+"""What an entry of a legend takes beside its text."""
+MOST_COLUMNS = 6
 BAR_INCHES = 0.44
 """What a bar takes with the name above it."""
 FEW_POINTS = 40
@@ -42,13 +46,34 @@ def legend_rows(panel: Panel, inches: float) -> int:
 
 
 def _legend_columns(keys: Sequence[Key], inches: float) -> int:
-    """The most columns that there is room for; entries fill one column after the other."""
-    widths = [CHAR_INCHES * len(shortened(key.label, NAME_CHARS)) + 0.6 for key in keys]
-    for columns in range(min(len(keys), 6), 1, -1):
-        rows = -(-len(keys) // columns)
-        if sum(max(widths[i : i + rows]) for i in range(0, len(keys), rows)) <= inches:
+    """The most columns that there is room for, where entries fill one column after the other.
+
+    Matplotlib makes columns as even as they can be: of 8 entries in 6 columns, two have 2. So that its rows are as full as
+    they look, there are no more columns than their rows need.
+    """
+    widths = [_text_inches(shortened(key.label, NAME_CHARS)) + LEGEND_KEY_INCHES for key in keys]
+    for rows in range(1, len(keys)):
+        columns = -(-len(keys) // rows)
+        if columns <= MOST_COLUMNS and sum(map(max, _evenly(widths, columns))) <= inches:
             return columns
     return 1
+
+
+def _evenly(widths: Sequence[float], columns: int) -> Iterator[Sequence[float]]:
+    least, more = divmod(len(widths), columns)
+    end = 0
+    for column in range(columns):
+        begin, end = end, end + least + (column < more)
+        yield widths[begin:end]
+
+
+def _text_inches(text: str) -> float:
+    """How wide an entry of a legend is as Matplotlib draws it."""
+    fonts = require("matplotlib.font_manager", extra="plots", why="drawing with Matplotlib")
+    paths = require("matplotlib.textpath", extra="plots", why="drawing with Matplotlib")
+    font = fonts.FontProperties(size=LEGEND_POINTS)
+    points: float = paths.text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]
+    return points / 72
 
 
 def draw(
@@ -141,7 +166,7 @@ def _lines(axes: Any, panel: LinePanel, theme: Theme, inches: float) -> None:
             borderpad=0.1,
             frameon=False,
             ncols=_legend_columns(keys, inches),
-            fontsize=9,
+            fontsize=LEGEND_POINTS,
             labelcolor=theme.text,
             handlelength=2.4,
             columnspacing=1.4,

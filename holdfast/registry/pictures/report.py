@@ -16,7 +16,7 @@ from holdfast.registry.pictures.chart import shortened
 from holdfast.registry.pictures.dashboard_chart import all_charts, key_facts
 from holdfast.registry.pictures.report_tables import tables
 from holdfast.registry.pictures.theme import DARK, LIGHT
-from holdfast.registry.pictures.units import number_text
+from holdfast.registry.pictures.units import bytes_text, number_text, rounded, seconds_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,13 +98,25 @@ def _findings(findings: Sequence[Finding], measured: bool) -> str:  # noqa: FBT0
         return f'<p class="soft">{NOTHING_FOUND}</p>'
     items = []
     for finding in findings:
-        numbers = " · ".join(f"{name} {number_text(value)}" for name, value in finding.numbers.items())
+        numbers = " · ".join(_told(name, value) for name, value in finding.numbers.items())
         items.append(
             f'<li class="card {finding.severity.value}"><p><span class="kind">{finding.severity.value}</span> '
             f"<b>{escape(finding.subject)}</b>: {escape(finding.text)}</p>"
             f'<p class="numbers">{escape(numbers)}</p></li>'
         )
     return f'<ul class="findings">{"".join(items)}</ul>'
+
+
+def _told(name: str, value: float) -> str:
+    """A finding's number in words, with its unit: ``p50_s`` is the ``median``."""
+    words = name.removesuffix("_s").replace("bytes_", "").replace("_", " ").replace("p50", "median")
+    if name.endswith("_s"):
+        text = seconds_text(value)
+    elif "bytes" in name:
+        text = bytes_text(value)
+    else:
+        text = f"{value:.0%}" if name in ("share", "least", "mean", "most") else number_text(rounded(value))
+    return f"{words} {text}"
 
 
 def _dropped(dropped: dict[str, int]) -> str:
@@ -124,14 +136,18 @@ def _figures(charts: Sequence[Chart], backend: Backend) -> tuple[str, str]:
         figures = []
         for chart in charts:
             svg = backend.written(backend.figure(chart, LIGHT), "svg").decode()
-            width = "narrow" if len(chart.panels) == 1 else "wide"
-            figures.append(f'<figure class="card {width}">{_inline(svg, chart)}</figure>')
+            figures.append(_figure(chart, _inline(svg, chart)))
         return "\n".join(figures), ""
     text = open_backend("text")
     figures = [
         f'<figure class="card"><pre>{escape(text.figure(chart, LIGHT))}</pre></figure>' for chart in charts
     ]
     return "\n".join(figures), ""
+
+
+def _figure(chart: Chart, drawn: str) -> str:
+    """A picture in its frame, which knows how much room it needs."""
+    return f'<figure class="card {"narrow" if len(chart.panels) == 1 else "wide"}">{drawn}</figure>'
 
 
 def _inline(svg: str, chart: Chart) -> str:
@@ -155,9 +171,8 @@ def _plotly_figures(charts: Sequence[Chart], backend: Backend) -> tuple[str, str
     figures, scripts = [], [_json("colours", json.dumps(exchange))]
     for chart in charts:
         label = escape(shortened(chart.title, 80), quote=True)
-        figures.append(
-            f'<figure class="card"><div class="plot" role="img" aria-label="{label}" data-figure="figure-{chart.key}"></div></figure>'
-        )
+        place = f'<div class="plot" role="img" aria-label="{label}" data-figure="figure-{chart.key}"></div>'
+        figures.append(_figure(chart, place))
         scripts.append(_json(f"figure-{chart.key}", backend.figure(chart, LIGHT).to_json()))
     scripts.append(f"<script>{offline.get_plotlyjs()}</script>")
     scripts.append(f"<script>\n{_file('report.js')}</script>")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +83,7 @@ def _epochs(model: str, epochs: Sequence[Epoch]) -> str:
     rows = []
     for epoch in epochs[-MOST_ROWS:]:
         cells = [_cell(f"{epoch.number:,}")]
-        cells += [_cell(_full(epoch.metrics[name]) if name in epoch.metrics else "") for name in metrics]
+        cells += [_exact(epoch.metrics.get(name)) for name in metrics]
         cells += [
             _cell(_MEASURED[name][1](epoch.measured[name]) if name in epoch.measured else "")
             for name in measured
@@ -146,5 +145,8 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else rounded(value)
 
 
-def _full(value: float) -> str:
-    return f"{value:.7g}" if math.isfinite(value) else number_text(value)
+def _exact(value: float | None) -> str:
+    """A cell with a rounded number, which tells the exact one under the pointer."""
+    if value is None:
+        return "<td></td>"
+    return f'<td title="{value!r}">{escape(number_text(rounded(value)))}</td>'

@@ -92,6 +92,23 @@ def test_no_text_on_a_picture_covers_another_one_or_is_cut_off(measured):
             assert not box.padded(-2).overlaps(its.padded(-2)), f"{chart.key}: {text!r} covers {other!r}"
 
 
+@pytest.mark.parametrize("name", ["worker-{}", "WWWWWWWWWWWWWWWWWWWWWWWWWWWWWW-{}"])
+def test_a_legend_is_no_wider_than_its_axes_however_many_lines_there_are(name):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    for workers in range(2, 21):
+        metrics = AIMLMetricsCollector()
+        for worker, share in itertools.product(range(workers), (0.4, 0.5)):
+            metrics.record_worker_utilization(name.format(worker), share)
+        figure = MatplotlibBackend().figure(dashboard_chart(metrics.measurements()), LIGHT)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        axes, bars = figure.axes[:2]
+        legend = axes.get_legend().get_window_extent(canvas.get_renderer())
+        assert legend.x1 <= axes.bbox.x1 + 1, f"{workers} workers"
+        assert axes.bbox.width == pytest.approx(bars.bbox.width, rel=0.1), f"{workers} workers"
+
+
 def undrawn_labels(figure: Any) -> set[int]:
     """Ticks outside of the axes' limits are there, but not drawn."""
     every, drawn = set(), set()

@@ -77,9 +77,11 @@ def test_a_report_shows_every_recorded_value(tmp_path):
     metrics = AIMLMetricsCollector()
     for epoch, value in enumerate((2.34567, 0.875, 0.0001234)):
         metrics.record_metric(f"net/epoch/{epoch}/train_loss", value)
-    text = Page(create_visualization(metrics).generate_html_report(tmp_path / "r.html").read_text()).text
-    for shown in ("2.34567", "0.875", "0.0001234", "train_loss", "net"):
-        assert shown in text
+    page = Page(create_visualization(metrics).generate_html_report(tmp_path / "r.html").read_text())
+    for shown in ("2.35", "0.875", "0.000123", "train_loss", "net"):
+        assert shown in page.text
+    exact = [attributes["title"] for tag, attributes in page.tags if tag == "td" and "title" in attributes]
+    assert exact == ["2.34567", "0.875", "0.0001234"]
 
 
 def test_findings_stand_in_the_report_with_their_numbers(tmp_path):
@@ -87,7 +89,7 @@ def test_findings_stand_in_the_report_with_their_numbers(tmp_path):
     metrics.add(Kind.EPOCH, "net", {"duration_s": 10, "data_loading_s": 8}, step=0)
     text = Page(create_visualization(metrics).generate_html_report(tmp_path / "r.html").read_text()).text
     assert "80% of the epochs' time is waiting for data" in text
-    assert "data_loading_s 8" in text
+    assert "data loading 8 s · duration 10 s · share 80% · epochs 1" in text
 
 
 @pytest.mark.parametrize("library", ["matplotlib", "plotly", "text"])
@@ -135,7 +137,17 @@ def test_a_browser_without_a_network_draws_the_interactive_report(run_of_20, tmp
     assert "best validation" in dom
 
 
-def browse(path: Path, *, dark: bool) -> str:
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_on_a_phone_interactive_pictures_keep_their_width_and_scroll_in_their_frames(run_of_20, tmp_path):
+    viz = create_visualization(run_of_20, interactive=True)
+    dom = browse(viz.generate_html_report(tmp_path / "report.html"), dark=False, width=390)
+    figures = re.findall(
+        r'<figure class="card (\w+)">.*?<svg class="main-svg"[^>]* width="(\d+)"', dom, re.DOTALL
+    )
+    assert set(figures) == {("wide", "820"), ("narrow", "560")}
+
+
+def browse(path: Path, *, dark: bool, width: int = 1200) -> str:
     """What a browser, which can resolve no name, makes of a page."""
     scratch = tempfile.mkdtemp(prefix="holdfast-browser-")  # a short path: the browser puts a socket there
     command = [
@@ -145,7 +157,13 @@ def browse(path: Path, *, dark: bool) -> str:
         *("--disable-breakpad", "--disable-extensions", "--disable-dev-shm-usage", "--mute-audio"),
         "--host-resolver-rules=MAP * ~NOTFOUND",
         *(["--blink-settings=preferredColorScheme=0"] if dark else []),
-        *(f"--user-data-dir={scratch}/profile", "--virtual-time-budget=4000", "--dump-dom", path.as_uri()),
+        *(
+            f"--window-size={width},900",
+            f"--user-data-dir={scratch}/profile",
+            "--virtual-time-budget=4000",
+            "--dump-dom",
+            path.as_uri(),
+        ),
     ]
     try:
         with subprocess.Popen(
