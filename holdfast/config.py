@@ -314,7 +314,9 @@ def read_token(path: Path) -> str:
         mode = path.stat().st_mode & 0o077
         token = path.read_text(encoding="ascii").strip()
     except FileNotFoundError as error:
-        raise NotFound(f"there is no token file {path}") from error
+        raise NotFound(
+            f"there is no token file {path}: copy the token file of the master's home there, or name one with --token-file"
+        ) from error
     except (PermissionError, UnicodeDecodeError) as error:
         raise Denied(f"the token file {path} can't be read: {error}") from error
     if mode:

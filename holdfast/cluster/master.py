@@ -17,7 +17,14 @@ from holdfast import __version__
 from holdfast.cluster.api import add_api_routes
 from holdfast.cluster.backend import registry_status
 from holdfast.cluster.dashboard import add_dashboard_routes
-from holdfast.cluster.membership import HEARTBEAT_S, Member, Membership, is_loopback, loopback_network
+from holdfast.cluster.membership import (
+    HEARTBEAT_S,
+    Member,
+    Membership,
+    is_loopback,
+    join_commands,
+    loopback_network,
+)
 from holdfast.cluster.names_api import add_names_routes
 from holdfast.cluster.processes import spawn, stop, tail
 from holdfast.cluster.ray_node import RayNode, ray_environment
@@ -317,6 +324,8 @@ class Master:
         return {
             "version": __version__,
             "url": self.url,
+            "token_file": str(self.settings.home / "token"),
+            "join": join_commands(self.url, self.settings.home),
             "uptime_s": round(time.time() - self.started, 1),
             "ray_address": self.ray.address,
             "nodes": [member.to_json() for member in self.members.all()],

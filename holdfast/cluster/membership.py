@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import ipaddress
 import random
+import shlex
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from holdfast.errors import InvalidInput, NotFound
 from holdfast.storage.exchange.routing import address_of
 
-__all__ = ["ALIVE_S", "Member", "Membership", "is_loopback", "loopback_network"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["ALIVE_S", "Member", "Membership", "is_loopback", "join_commands", "loopback_network"]
 
 ALIVE_S = 10.0
 """A node that was not heard of for so long is shown as gone, and not asked for blocks."""
@@ -24,6 +29,21 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def join_commands(url: str, home: Path) -> dict[str, str]:
+    """The lines that start a worker of the master at ``url``, whose home that is.
+
+    ``here`` starts one beside the master, on a home of its own; ``elsewhere``, which is there unless the master is on loopback,
+    one on another machine.
+    """
+    token_file = home / "token"
+    here = ["holdfast", "worker", "--join", url, "--home", f"{home}-worker", "--token-file", str(token_file)]
+    host = urlsplit(url).hostname or ""
+    lines = {"here": shlex.join(here if is_loopback(host) else [*here, "--host", host])}
+    if not is_loopback(host):
+        lines["elsewhere"] = f"holdfast worker --join {url} --token-file token --host ADDRESS"
+    return lines
 
 
 def loopback_network() -> str:

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,8 @@ import numpy as np
 import psutil
 import pytest
 
+from holdfast.cluster.cli import main, parser
+from holdfast.cluster.membership import join_commands
 from holdfast.registry import CodeRecord, IndexRecord, ModelRecord, RunSpec, RunState
 from holdfast.storage import store_dataset
 
@@ -50,6 +53,7 @@ class Filled:
     index: Cid
     done: str
     failed: str
+    cached: str
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +95,17 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
                 metrics = {"epoch": epoch, "loss": loss, "test_accuracy": 1 - loss / 10, HOSTILE: loss}
                 master.runs.add_event(run, {"type": "report", "metrics": metrics})
         master.runs.finish(done, RunState.DONE, result={"run": str(code), "model": str(model)})
-        master.runs.finish(failed, RunState.FAILED, error=f"ValueError: {HOSTILE}")
+        master.runs.finish(failed, RunState.FAILED, error=f"ValueError: {HOSTILE}\nmore lines")
+        cached = master.runs.create(RunSpec(code=code, data=dataset, config={}, workers=2)).id
+        master.runs.start(cached)
+        result = {"run": str(code), "model": str(model), "cached_from": done}
+        master.runs.finish(cached, RunState.DONE, result=result)
 
         worker = master.members.join(
             id="worker-0badcafe", url="http://127.0.0.1:9", host="127.0.0.1", num_cpus=6
         )
         master.members.heartbeat(worker.id, blocks=1234, size_bytes=3 << 20)
-        yield Filled(master, dataset, model, index, done, failed)
+        yield Filled(master, dataset, model, index, done, failed, cached)
 
 
 @dataclass(frozen=True)
@@ -345,12 +353,39 @@ def test_the_page_shows_names_with_aliases_and_whole_cids_newest_first(filled: F
 
 @needs_chromium
 def test_the_page_shows_runs_with_their_metrics(filled: Filled, page: Page) -> None:
-    done = page.row("runs", filled.done)
+    done = page.row("runs", filled.done, "took")
     for word in ("done", "epoch 3", "digits:1.0.0", "test_accuracy", "0.9969", "0.03125", "digits-cnn:1.9.0"):
         assert word in done.text
     assert {str(filled.dataset), str(filled.model)} <= set(done.titles)
     assert page.sparks.count("loss: 3 reports, from 2.500 to 0.03125") == 2  # of both runs
     assert "failed" in page.row("runs", filled.failed).text
+    cached = page.row("runs", filled.cached, "Known already")
+    assert f"cached from {filled.done}" in cached.text
+    assert "took" not in cached.text
+
+
+def test_status_tells_errors_in_one_line_and_what_the_cache_answered(
+    filled: Filled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token_file = str(filled.master.settings.home / "token")
+    command = ["status", "--address", filled.master.url, "--token-file", token_file, "--home", str(tmp_path)]
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert f"cached from {filled.done}" in told
+    assert re.search(rf"{filled.failed} +ValueError: .*{re.escape(HOSTILE)}\n", told)
+    assert "more lines" not in told
+
+
+def test_the_line_that_starts_a_worker_is_whole_and_uses_another_home(filled: Filled) -> None:
+    home = filled.master.settings.home
+    line = join_commands(filled.master.url, home)
+    given = parser().parse_args(shlex.split(line["here"])[1:])
+    assert (given.join, given.token_file) == (filled.master.url, str(home / "token"))
+    assert given.home != str(home)
+    assert "elsewhere" not in line, "no other machine reaches a master on loopback"
+    reached = join_commands("http://10.0.0.5:7400", home)
+    assert "--host 10.0.0.5" in reached["here"]
+    assert parser().parse_args(shlex.split(reached["elsewhere"])[1:]).token_file == "token"
 
 
 @needs_chromium
@@ -383,6 +418,6 @@ def test_an_empty_cluster_says_what_to_do_and_a_lost_master_is_shown_as_lost(
         assert "hidden" not in page.attributes["lost"]
         assert "The master does not answer." in page.text
         assert "What you see is from" in page.text
-        assert f"holdfast worker --join {master.url}" in page.text  # the last data stays
+        assert master.describe()["join"]["here"] in page.text  # the last data stays
         for thing in ("runs", "models", "datasets", "indexes"):
             assert f"No {thing} yet" in page.text

@@ -16,6 +16,7 @@ from holdfast.telemetry import log_to_stderr
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
 
 __all__ = ["add_commands"]
 
@@ -124,6 +125,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, connected: argp
 def _up(arguments: argparse.Namespace) -> None:
     from holdfast.cluster.daemon import run_daemon
     from holdfast.cluster.master import Master
+    from holdfast.cluster.membership import join_commands
 
     log_to_stderr("DEBUG" if arguments.debug else "INFO")
     settings = load_settings(
@@ -138,14 +140,19 @@ def _up(arguments: argparse.Namespace) -> None:
     def ready(facts: dict[str, Any]) -> None:
         _remember_ipfs(settings.home, arguments.ipfs)
         url = facts["url"]
-        text = (
-            f"holdfast master at {url}\n"
-            f"  dashboard   {url}/?token={token}\n"
-            f"  join        holdfast worker --join {url} --token-file {settings.home / 'token'}\n"
-            f"  connect     holdfast.connect({url!r}, token=...)\n"
-            "Ctrl-C stops it."
-        )
-        show(arguments, facts, text)
+        join = join_commands(url, settings.home)
+        lines = [
+            f"holdfast master at {url}",
+            f"  dashboard   {url}/?token={token}",
+            f"  join        {join['here']}",
+        ]
+        if "elsewhere" in join:
+            lines += [
+                f"              {join['elsewhere']}",
+                f"              on other machines, with a copy of {settings.home / 'token'}",
+            ]
+        lines += [f"  connect     holdfast.connect({url!r}, token=...)", "Ctrl-C stops it."]
+        show(arguments, facts, "\n".join(lines))
 
     asyncio.run(run_daemon(settings.home, lambda: Master(settings), ready))
 
@@ -240,14 +247,26 @@ def _status(arguments: argparse.Namespace) -> None:
                         run["id"],
                         run["state"],
                         run["spec"]["workers"],
-                        f"{(run['finished'] or time.time()) - run['started']:.1f}" if run["started"] else "-",
-                        run["result"].get("model", run["error"] or "-"),
+                        _lasted(run),
+                        run["result"].get("model", "-"),
                     )
                     for run in status["runs"]
                 ],
             )
         )
+    errors = [(run["id"], run["error"].splitlines()[0]) for run in status["runs"] if run["error"]]
+    if errors:
+        parts.append(table(("RUN", "ERROR"), errors))
     show(arguments, status, "\n\n".join(parts))
+
+
+def _lasted(run: Mapping[str, Any]) -> str:
+    """How many seconds a run has taken, or which one spared them."""
+    from holdfast.registry.run_table import CACHED_FROM
+
+    if CACHED_FROM in run["result"]:
+        return f"cached from {run['result'][CACHED_FROM]}"
+    return f"{(run['finished'] or time.time()) - run['started']:.1f}" if run["started"] else "-"
 
 
 def _config(arguments: argparse.Namespace) -> None:

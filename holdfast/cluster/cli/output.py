@@ -41,7 +41,7 @@ def open_client(arguments: argparse.Namespace) -> Client:
 
 def show(arguments: argparse.Namespace, value: Any, text: str) -> None:
     """Print ``value`` as JSON where ``--json`` asks for it, and ``text`` otherwise."""
-    print(json.dumps(value, indent=2) if arguments.json else text)
+    print(json.dumps(value, indent=2) if arguments.json else text, flush=True)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -248,8 +248,14 @@ function showNodes(status) {
   const cpus = alive.reduce((sum, n) => sum + n.num_cpus, 0);
   setText(byId("nodes-note"), inOneLine([plural(cpus, "CPU"), gone ? `${gone} gone` : ""]));
   showEmpty("nodes", !alive.some((n) => n.role === "worker"), status.url, () => [
-    el("p", {}, el("strong", {}, "No workers yet"), "Start one on this machine or another. It needs the cluster’s token."),
-    snippet(`holdfast worker --join ${status.url}`),
+    el("p", {}, el("strong", {}, "No workers yet"), "Start one on the master’s machine, on a home of its own:"),
+    snippet(status.join.here),
+    ...(status.join.elsewhere
+      ? [
+          el("p", {}, "Or on another machine, with a copy of the master’s token file ", el("code", {}, status.token_file), ":"),
+          snippet(status.join.elsewhere),
+        ]
+      : [el("p", {}, "Only this machine reaches the master; ", el("code", {}, "holdfast up --host ADDRESS"), " starts one for others, too.")]),
   ]);
 }
 
@@ -303,7 +309,7 @@ function showNames(section, kind, status, empty) {
   const versions = [...groups.values()].reduce((sum, group) => sum + group.length, 0);
   setText(byId(`${section}-count`), grouped.format(groups.size));
   setText(byId(`${section}-note`), groups.size ? plural(versions, "version") : "");
-  showEmpty(section, groups.size === 0, status.url, () => empty(status.url));
+  showEmpty(section, groups.size === 0, status.url, () => empty(status));
 }
 
 function showVersions(body, key, versions, labels, status) {
@@ -332,24 +338,25 @@ function showVersions(body, key, versions, labels, status) {
   setText(more.querySelector("button"), `Show ${plural(left, "older version")} of ${versions[0].name}`);
 }
 
-const connect = (url) => `import holdfast\n\nclient = holdfast.connect("${url}")`;
+const connect = ({ url, token_file: file }) =>
+  `import holdfast\n\ntoken = open(${JSON.stringify(file)}).read().strip()\nclient = holdfast.connect("${url}", token=token)`;
 
 const NEXT = {
-  datasets: (url) => [
-    el("p", {}, el("strong", {}, "No datasets yet"), "Store a table: its CID depends on its rows, and on nothing else."),
-    snippet(`${connect(url)}\nclient.datasets.store_dataset({"x": x, "y": y}, name="digits")`),
+  datasets: (status) => [
+    el("p", {}, el("strong", {}, "No datasets yet"), "Store a table: the same rows, written the same way, have the same CID everywhere."),
+    snippet(`${connect(status)}\nclient.datasets.store_dataset({"x": x, "y": y}, name="digits")`),
   ],
-  models: (url) => [
+  models: (status) => [
     el("p", {}, el("strong", {}, "No models yet"), "Train one, then give it a name. Names have versions that never change."),
-    snippet(`${connect(url)}\nrun = client.train(train, "digits")\nclient.models.register("digits-cnn", run.model)`),
+    snippet(`${connect(status)}\nrun = client.train(train, "digits")\nclient.models.register("digits-cnn", run.model)`),
   ],
-  indexes: (url) => [
+  indexes: (status) => [
     el("p", {}, el("strong", {}, "No indexes yet"), "Embed a dataset with a model, and search its rows by meaning."),
-    snippet(`${connect(url)}\nclient.build_index("digits-index", corpus="digits", model="digits-cnn")`),
+    snippet(`${connect(status)}\nclient.build_index("digits-index", corpus="digits", model="digits-cnn")`),
   ],
-  runs: (url) => [
+  runs: (status) => [
     el("p", {}, el("strong", {}, "No runs yet"), "Train a function on the cluster; it shows up here while it runs."),
-    snippet(`${connect(url)}\nclient.train(train, "digits", workers=2)`),
+    snippet(`${connect(status)}\nclient.train(train, "digits", workers=2)`),
   ],
 };
 
@@ -405,6 +412,7 @@ const RUN_COLUMNS = [
 ];
 
 function durationOf(run) {
+  if (run.result.cached_from) return ["cached from ", el("code", {}, run.result.cached_from)];
   if (run.finished !== null) return ["took ", durationText(run.finished - run.started)];
   return ["for ", el("span", { "data-since": run.started }, durationText(Math.floor(masterNow() - run.started)))];
 }
@@ -428,7 +436,7 @@ function showRuns(status) {
   setText(byId("runs-count"), grouped.format(status.runs_total));
   const notes = ["running", "queued", "failed"].map((state) => (count(state) ? `${count(state)} ${state}` : ""));
   setText(byId("runs-note"), inOneLine(notes) || (runs.length ? "all ended" : ""));
-  showEmpty("runs", runs.length === 0, status.url, () => NEXT.runs(status.url));
+  showEmpty("runs", runs.length === 0, status.url, () => NEXT.runs(status));
 }
 
 function showError(body, run) {
@@ -455,6 +463,7 @@ const countersOf = (run) =>
 function metricsOf(run) {
   const entries = latestOf(run).filter(([name]) => !COUNTER.test(name));
   if (entries.length === 0) {
+    if (run.result.cached_from) return el("span", { class: "soft" }, "Known already: nothing was trained");
     return run.state === "running" ? el("span", { class: "soft" }, "No report yet") : null;
   }
   const shown = entries.slice(0, SHOWN_METRICS).map(([name, value]) => {
