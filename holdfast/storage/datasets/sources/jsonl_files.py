@@ -87,10 +87,18 @@ def _by_arrow(chunk: bytes, options: pj.ParseOptions, schema: pa.Schema) -> list
         table = pj.read_json(pa.BufferReader(chunk), read_options=read_options, parse_options=options)
     except (pa.ArrowException, UnicodeDecodeError):
         return None
+    if table.num_rows != _object_lines(chunk):
+        return None
     batches: list[pa.RecordBatch] = table.select(schema.names).combine_chunks().to_batches()
     if any(_rounded(column) for batch in batches for column in batch.columns):
         return None
     return batches
+
+
+def _object_lines(chunk: bytes) -> int | None:
+    """How many lines there are, if each is an object or several: Arrow takes these, those over many lines, and null."""
+    lines = [line for line in map(bytes.strip, chunk.split(b"\n")) if line]
+    return len(lines) if all(line[:1] == b"{" and line[-1:] == b"}" for line in lines) else None
 
 
 def _rounded(array: pa.Array) -> bool:
