@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from contextlib import contextmanager
+import math
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -27,15 +28,22 @@ _BLOCK_BYTES = 4 << 20
 _GROUP_ROWS = 4096
 _EXACT = 2.0**53
 """From here on, not every integer is a float."""
+MISSING = (
+    *("NA", "N/A", "#N/A", "#N/A N/A", "#NA", "n/a"),
+    *("NULL", "null", "NaN", "nan", "-NaN", "-nan", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
+)
+"""What stands for no value in columns that are not text, besides an empty field."""
+_INTEGER = r"^\s*[+-]?\d+\s*$"
 
 
 def open_csv(paths: Sequence[Path]) -> BatchSource:
     """CSV files as one source: UTF-8, a header each, commas, RFC 4180 quotes.
 
-    Empty fields, ``NA``, ``NaN`` and ``null`` are nulls in columns that are not text.
+    Empty fields and those of :data:`MISSING` are nulls in columns that are not text.
 
     Raises:
-        InvalidInput: No header, columns of one name, other columns than the first file, or text that is not UTF-8.
+        InvalidInput: No header, columns of one name, other columns than the first file, text that is not UTF-8, or a quote
+            that is never closed.
         NotFound: A file is not there.
         Corrupt: A compressed file is damaged or ends too early.
     """
@@ -109,9 +117,9 @@ def _without_rounded(path: Path, delimiter: str, batch: pa.RecordBatch) -> pa.Sc
         with _reader(path, delimiter, dict.fromkeys(large, pa.string())) as reader:
             texts = next(iter(reader))
         for name in large:
-            if pc.all(
-                pc.match_substring_regex(texts.column(name), r"^\s*([+-]?\d+|NA|NaN|nan|null)?\s*$")
-            ).as_py():
+            values = pc.utf8_trim_whitespace(texts.column(name))
+            missing = pc.is_in(values, pa.array(["", *MISSING]))
+            if pc.all(pc.or_(missing, pc.match_substring_regex(values, _INTEGER))).as_py():
                 schema = schema.set(schema.get_field_index(name), pa.field(name, pa.string()))
     return schema
 
@@ -120,31 +128,97 @@ def _batches(path: Path, delimiter: str, schema: pa.Schema, *, first: Path) -> I
     types = {field.name: field.type for field in schema}
     rows = 0
     try:
-        with _reader(path, delimiter, types) as reader:
+        with _reader(path, delimiter, types) as reader, ExitStack() as opened:
             check_columns(reader.schema.names, what=str(path))
             _check_header(reader.schema, schema, path=path, first=first)
-            for batch in reader:
+            texts: Iterator[pa.RecordBatch] | None = None
+            for number, batch in enumerate(reader):
                 columns = [batch.column(name) for name in schema.names]
+                if texts is None and any(map(_may_be_rounded, columns)):
+                    floats = [field.name for field in schema if pa.types.is_floating(field.type)]
+                    as_text = dict.fromkeys(floats, pa.string())
+                    again = opened.enter_context(_reader(path, delimiter, as_text, columns=floats))
+                    texts = itertools.islice(again, number, None)  # in the same blocks
+                if texts is not None:
+                    _refuse_rounded(batch, next(texts), path, rows)
                 yield pa.RecordBatch.from_arrays(columns, schema=schema)
                 rows += batch.num_rows
     except UnicodeDecodeError as error:
         raise InvalidInput(f"the header of {path} is not UTF-8: {error}") from error
     except pa.ArrowException as error:
         raise _located(path, delimiter, types, rows, error) from error
+    _refuse_open_quote(path, delimiter)
+
+
+def _may_be_rounded(values: pa.Array) -> bool:
+    return pa.types.is_floating(values.type) and bool(
+        pc.any(pc.greater_equal(pc.abs(values), _EXACT)).as_py()
+    )
+
+
+def _refuse_rounded(batch: pa.RecordBatch, texts: pa.RecordBatch, path: Path, first_row: int) -> None:
+    """Refuse integers in a column of floats that are no float; Arrow rounds them without a word."""
+    for name in texts.schema.names:
+        if not _may_be_rounded(batch.column(name)):
+            continue
+        large = pc.greater_equal(pc.abs(batch.column(name)), _EXACT)
+        integers = pc.match_substring_regex(texts.column(name), _INTEGER)
+        for row in pc.indices_nonzero(pc.and_(large, integers)).to_pylist():
+            text = texts.column(name)[row].as_py()
+            value = batch.column(name)[row].as_py()
+            if not math.isfinite(value) or int(text) != int(value):
+                raise InvalidInput(
+                    f"{path}, row {first_row + row} (the first is 0), column {name!r}: {in_words(text)} is an integer that is no "
+                    "float, and the column has floats: it would be rounded"
+                )
+
+
+def _refuse_open_quote(path: Path, delimiter: str) -> None:
+    """Refuse a file that ends inside of quotes: Arrow takes all behind the last one for one field.
+
+    Quotes come in pairs, unless a field without quotes has one, so that few files are looked at twice.
+    """
+    quotes = 0
+    with pa.input_stream(str(path), compression="detect") as stream:
+        while data := stream.read(_BLOCK_BYTES):
+            quotes += data.count(b'"')
+    if quotes % 2 == 0:
+        return
+    number, first_line, found = -2, 1, [""]  # the header makes -1 of it
+    with pa.input_stream(str(path), compression="detect") as stream, _long_fields():
+        text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
+        lines = csv.reader(itertools.chain(text, ["end"]), delimiter=delimiter)
+        next_line = 1
+        for found in lines:
+            first_line, next_line = next_line, lines.line_num + 1
+            number += bool(found)
+    if found != ["end"] or first_line != lines.line_num:
+        where = (
+            f"row {number} (the first is 0; line {first_line} of the file)" if number >= 0 else "its header"
+        )
+        raise InvalidInput(f"{path}, {where}: the file ends inside of quotes that are opened there")
 
 
 @contextmanager
-def _reader(path: Path, delimiter: str, types: Mapping[str, pa.DataType]) -> Iterator[Any]:
+def _reader(
+    path: Path, delimiter: str, types: Mapping[str, pa.DataType], *, columns: Sequence[str] = ()
+) -> Iterator[Any]:
     with (
         pa.input_stream(str(path), compression="detect") as stream,
         pcsv.open_csv(
             stream,
             read_options=pcsv.ReadOptions(block_size=_BLOCK_BYTES),
             parse_options=_parse_options(delimiter),
-            convert_options=pcsv.ConvertOptions(column_types=dict(types)),
+            convert_options=_convert_options(types, columns),
         ) as reader,
     ):
         yield reader
+
+
+def _convert_options(types: Mapping[str, pa.DataType], columns: Sequence[str] = ()) -> Any:
+    return pcsv.ConvertOptions(
+        column_types=dict(types), null_values=["", *MISSING], include_columns=list(columns)
+    )
 
 
 def _parse_options(delimiter: str) -> pcsv.ParseOptions:
@@ -169,20 +243,29 @@ def _located(
     ``rows`` were read without an error, so the first bad one comes after them. Arrow's own messages have no row when several
     threads read.
     """
-    limit = csv.field_size_limit(_BLOCK_BYTES)  # Arrow takes longer fields than Python does
     try:
-        found = _first_bad(path, delimiter, types, rows)
+        with _long_fields():
+            found = _first_bad(path, delimiter, types, rows)
     except (csv.Error, OSError, pa.ArrowException) as second:
         if isinstance(second, HoldfastError):
             raise
         if "limit" in str(second):
             return InvalidInput(
-                f"{path} has a row of more than {_BLOCK_BYTES >> 20} MiB: store it as JSON Lines or Parquet"
+                f"{path} has a row of more than {_BLOCK_BYTES >> 20} MiB, or a quote that is never closed: store it as JSON Lines "
+                "or Parquet, or mend it"
             )
         found = None
+    return InvalidInput(found or f"{path} can't be read on after row {rows}: {error}")
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Python's reader takes fields as long as Arrow does."""
+    limit = csv.field_size_limit(_BLOCK_BYTES)
+    try:
+        yield
     finally:
         csv.field_size_limit(limit)
-    return InvalidInput(found or f"{path} can't be read on after row {rows}: {error}")
 
 
 def _first_bad(path: Path, delimiter: str, types: Mapping[str, pa.DataType], rows: int) -> str | None:
@@ -256,7 +339,7 @@ def _fit(values: list[str], kind: pa.DataType) -> bool:
             pa.BufferReader(data),
             read_options=pcsv.ReadOptions(block_size=len(data) + 1),
             parse_options=_parse_options(","),
-            convert_options=pcsv.ConvertOptions(column_types={"column": kind}),
+            convert_options=_convert_options({"column": kind}),
         )
     except pa.ArrowException:
         return False

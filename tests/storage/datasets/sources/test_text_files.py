@@ -85,7 +85,7 @@ def test_a_csv_row_with_more_or_fewer_values_is_named(write, bad, at):
         ("", "is empty|Empty"),
         ("a,b,a\n1,2,3\n", "several columns of the same name: 'a'"),
         ("caf\xe9,b\n1,2\n".encode("latin-1"), "header .* not UTF-8|not UTF-8"),
-        ("a\n" + "x" * (9 << 20) + "\n", "row of more than 4 MiB"),
+        ("a\n" + "x" * (9 << 20) + "\n", "row of more than 4 MiB, or a quote"),
     ],
 )
 def test_a_csv_file_that_is_no_table_says_why(write, content, message):
@@ -104,6 +104,48 @@ def test_a_bad_value_behind_long_texts_is_named(write):
 def test_integers_of_more_than_64_bits_are_kept_as_text_and_never_rounded(write, read):
     path = write("a.csv", "id,x\n18446744073709551615,1e20\n7,100000000000000000000\n,0.5\n")
     assert read(path=path).to_pydict() == {"id": ["18446744073709551615", "7", ""], "x": [1e20, 1e20, 0.5]}
+
+
+@pytest.mark.parametrize("missing", csv_files.MISSING)
+def test_each_spelling_of_no_value_keeps_the_type_of_a_column(write, read, missing):
+    path = write("a.csv", f"id,n,x\n18446744073709551615,1,0.5\n{missing},{missing},{missing}\n")
+    assert read(path=path).to_pydict() == {
+        "id": ["18446744073709551615", missing],
+        "n": [1, None],
+        "x": [0.5, None],
+    }
+
+
+@pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize("at", [0, 2345])
+@pytest.mark.parametrize("large", ["9007199254740993", " -9007199254740993", "1" * 400])
+def test_an_integer_among_floats_is_never_rounded_in_csv(write, read, large, at):
+    values = ["1e300"] + ["9007199254740992", "0.5", "9007199254740993.5", ""] * 750
+    path = write("a.csv", "i,x\n" + "".join(f"{i},{value}\n" for i, value in enumerate(values)))
+    assert read(path=path)["x"].to_pylist()[:3] == [1e300, 2.0**53, 0.5]
+    values[at] = large
+    path = write("a.csv", "i,x\n" + "".join(f"{i},{value}\n" for i, value in enumerate(values)))
+    with pytest.raises(
+        InvalidInput, match=rf"a\.csv, row {at} .*column 'x': '{large[:80]}' is an integer that"
+    ):
+        read(path=path)
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n2,y\n3,z\n", "\n2,y", "\r\n2,end\r\n"])
+def test_a_csv_file_that_ends_inside_of_quotes_is_no_table(write, end):
+    path = write("a.csv", '\nid,s\n\n0,"a\n""b"\n1,"x' + end)
+    with pytest.raises(InvalidInput, match=r"a\.csv, row 1 \(the first is 0; line 6 of the file\): .*quotes"):
+        all_rows(path=path)
+    with pytest.raises(InvalidInput, match=r"a\.csv"):
+        all_rows(path=write("a.csv", 'id,"s' + end))
+    path.write_bytes(gzip.compress(b'id,s\n1,"'))
+    with pytest.raises(InvalidInput, match=r"a\.csv\.gz, row 0 "):
+        all_rows(path=path.rename(path.with_suffix(".csv.gz")))
+
+
+def test_quotes_in_the_middle_of_a_field_are_a_part_of_it(write, read):
+    path = write("a.csv", 'id,s\n1,5" pipe\n2,"a"\nend,end')
+    assert read(path=path)["s"].to_pylist() == ['5" pipe', "a", "end"]
 
 
 def test_a_csv_column_without_a_value_at_first_says_so_later(write, monkeypatch):
@@ -144,6 +186,11 @@ def test_csv_parts_share_the_types_of_the_first_that_has_values(write, read):
         ('{"n": 7', "is not JSON: '{\"n\": 7'"),
         ("[1, 2]", r"is \[1, 2\]: a row is an object"),
         ("7", "is 7: a row is an object"),
+        ("null", "is None: a row is an object"),
+        ('{"n": 7}{"n": 8}', "is not JSON"),
+        ('{"n":\n7}', "is not JSON"),
+        ('{"n": 7}{"n":\n8}', "is not JSON"),
+        ('{"n": 1}{"o":\n{"a": 8}}', "is not JSON"),
         (b'{"n": 7, "s": "\xff"}', "is not UTF-8"),
     ],
 )
