@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, overload
@@ -12,7 +13,7 @@ from holdfast.storage.cid import Cid
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -170,6 +171,7 @@ class DatasetManager:
 
         if (dataset is None) == (dataset_path is None):
             raise InvalidInput("give either the rows (dataset) or a file or folder (dataset_path)")
+        _check_metadata(metadata)
         return self._made(
             name,
             version,
@@ -263,6 +265,7 @@ class DatasetManager:
                     f"{ref} is one dataset, and has no version {version}: give a name, or no version"
                 )
             return ref
+        _check_text("a dataset's name or CID", ref)
         if version is None:
             try:
                 return Cid.parse(ref)
@@ -391,6 +394,7 @@ class DatasetManager:
         """
         from holdfast.storage.datasets.splits import train_test_split
 
+        _check_metadata(metadata)
         return self._made(
             name,
             version,
@@ -511,6 +515,9 @@ class DatasetManager:
             if version is not None:
                 raise InvalidInput(f"the version {version} is of no name: give the name, too (name=, --name)")
             return
+        _check_text("a dataset's name", name)
+        if version is not None:
+            _check_text("a dataset's version", version)
         wanted = Reference.parse(name if version is None else f"{name}:{version}")
         if wanted.alias or wanted.kind or (version is None and wanted.version is not None):
             raise InvalidInput(f"{name!r} is a reference: give the name, and the version by itself")
@@ -518,7 +525,9 @@ class DatasetManager:
             checked_version(version)
 
     def _opened_one(self, dataset: str | Cid | Dataset) -> Dataset:
-        return self.open(dataset) if isinstance(dataset, (str, Cid)) else dataset
+        from holdfast.storage.datasets.dataset import Dataset
+
+        return dataset if isinstance(dataset, Dataset) else self.open(dataset)
 
     def _opened_or_stored(self, data: Any) -> Dataset:
         from holdfast.storage.datasets.dataset import Dataset, store_dataset
@@ -539,3 +548,13 @@ class DatasetManager:
             "parent": str(dataset.parent) if dataset.parent else None,
             "provenance": dict(dataset.provenance),
         }
+
+
+def _check_text(what: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise InvalidInput(f"{what} is text, not {value!r:.80}")
+
+
+def _check_metadata(metadata: Any) -> None:
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise InvalidInput(f"metadata is a mapping from text to plain values, not {metadata!r:.80}")

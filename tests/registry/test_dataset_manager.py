@@ -106,6 +106,15 @@ def test_what_can_not_be_stored_or_loaded_is_refused_before_any_work(datasets, f
         datasets.store_dataset(frame, version="1.0.0")
     with pytest.raises(InvalidInput, match="is a reference"):
         datasets.store_dataset(frame, name="a@best")
+    with pytest.raises(InvalidInput, match="name is text, not 5"):
+        datasets.store_dataset(frame, name=5)
+    with pytest.raises(InvalidInput, match="version is text, not 1"):
+        datasets.store_dataset(frame, name="a", version=1)
+    with pytest.raises(InvalidInput, match="metadata is a mapping"):
+        datasets.store_dataset(frame, metadata=[1])
+    for wrong in (datasets.load_dataset, datasets.history, lambda ref: datasets.filter(ref, "x > 0")):
+        with pytest.raises(InvalidInput, match="name or CID is text, not 5"):
+            wrong(5)
     with pytest.raises(NotFound):
         datasets.store_dataset(dataset_path=tmp_path / "nothing.csv")
     assert datasets.list_datasets() == []
