@@ -93,6 +93,7 @@ def test_a_file_becomes_a_dataset_with_the_same_cid_everywhere(tmp_path: Path, a
     assert "200 train rows" in text
     assert "3.0.0" in told("ls", *a)
     assert "no datasets yet" in told("ls", *b)
+    assert asked("list", *a) == asked("ls", *a)
 
 
 def test_options_of_storing_reach_the_dataset(tmp_path: Path, asked):
@@ -139,7 +140,8 @@ def test_rows_are_asked_for_in_words(home: str, asked, told):
     assert len(asked("query", "wine", "--limit", "0", "--home", home)["rows"]) == 200
     assert len(asked("query", "wine", "--home", home)["rows"]) == 20
     text = told("query", "wine", "--where", "id == 7", "--home", home)
-    assert "1 rows; read 1 row groups" in text
+    assert "1 row; read 1 row group (" in text
+    assert "20 rows; read 1 row group (" in told("query", "wine", "--columns", "id, kind", "--home", home)
     assert "no row meets" in told("query", "wine", "--where", "id == -7", "--home", home)
 
 
@@ -155,8 +157,29 @@ def test_what_changed_between_versions_is_told_and_shown(home: str, asked, told)
         "dataset", "diff", "wine:1.0.0", "wine", "--key", "id", "--rows", "1", "--home", home
     ).stdout
     assert "UNCHANGED" in text
-    assert "changed in train" in text
+    assert text.endswith("changed in train\nid  CHANGES\n0   alcohol 10.0 → 0.5\n")
     assert "the same rows" in told("diff", "wine", "wine", "--home", home)
+
+
+def test_a_change_is_seen_whatever_the_values_are(tmp_path: Path, told):
+    home = tmp_path / "home"
+    long, nan = "x" * 100, float("nan")
+    before = pa.table(
+        {"a": [1, 2], "b": ["p", "q"], "text": [f"{long}a", None], "f": [nan, nan], "l": [[1], []]}
+    )
+    after = before.set_column(2, "text", pa.array([f"{long}b", "new"])).set_column(
+        3, "f", pa.array([nan, None])
+    )
+    with holdfast.connect(home=home) as client:
+        client.datasets.store_dataset(before, name="t")
+        client.datasets.store_dataset(after, name="t")
+    text = told("diff", "t:1.0.0", "t", "--key", "a", "--key", "b", "--rows", "9", "--home", str(home))
+    changes = text.partition("changed in train\n")[2].splitlines()
+    assert changes == [
+        "a  b  CHANGES",
+        "1  p  text …xxxxxxxxxxa → …xxxxxxxxxxb",
+        "2  q  text - → new, f nan → -",
+    ]
 
 
 def test_a_dataset_is_cut_and_versions_are_removed(tmp_path: Path, asked, told, run):
@@ -193,6 +216,8 @@ def test_a_dataset_is_cut_and_versions_are_removed(tmp_path: Path, asked, told, 
         (("split", "wine", "--test-size", "half"), 2, "neither a part"),
         (("split", "wine", "--stratify", "colour"), 2, "no column 'colour'"),
         (("add", "/nowhere.csv"), 3, "/nowhere.csv"),
+        (("add", "/dev/null", "--version", "1.0.0"), 2, "give the name, too (name=, --name)"),
+        (("query", "wine", "--where", "id > 99999999999999999999999 or colour > 1"), 2, "no column 'colour'"),
         (("add", "/dev/null", "--metadata", "[1]"), 2, "JSON object"),
         (("add", "/dev/null", "--metadata", "{"), 2, "not JSON"),
         (("rm", "wine:9.0.0"), 3, "no dataset wine:9.0.0"),
@@ -207,7 +232,7 @@ def test_what_goes_wrong_is_one_line_with_its_exit_status(home: str, arguments, 
     assert words in line
 
 
-@pytest.mark.parametrize("verb", ["", "add", "query", "diff", "split", "rm"])
+@pytest.mark.parametrize("verb", ["", "add", "ls", "show", "query", "diff", "split", "rm"])
 def test_help_shows_examples(verb: str, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["dataset", *filter(None, [verb]), "--help"])

@@ -15,7 +15,7 @@ from holdfast.sizes import human_size
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from holdfast.storage.datasets.dataset import Dataset
     from holdfast.storage.datasets.row_groups import Rows
@@ -42,6 +42,18 @@ examples:
   holdfast dataset add wine.csv --name wine
   holdfast dataset add photos/ --name photos --to arrow      shards that are read without decoding
   holdfast dataset add export.txt --format csv --metadata '{"source": "the lab"}'
+"""
+_LS_HELP = """\
+examples:
+  holdfast dataset ls
+  holdfast dataset ls --json
+"""
+_SHOW_HELP = """\
+Statistics come from the manifest; the first rows are the only ones that are fetched.
+
+examples:
+  holdfast dataset show wine
+  holdfast dataset show wine:1.0.0 --split test --rows 20
 """
 _QUERY_HELP = """\
 Only what can hold a wanted row is fetched and read: shards and row groups by their statistics, and of those the columns
@@ -81,9 +93,11 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     dataset = commands.add_parser("dataset", help="store, look at, compare and cut tables", epilog=_HELP)
     verbs = dataset.add_subparsers(title="verbs", metavar="VERB", required=True)
 
-    def verb(name: str, run: Any, help_line: str, epilog: str = "") -> argparse.ArgumentParser:
+    def verb(
+        name: str, run: Any, help_line: str, epilog: str, aliases: Sequence[str] = ()
+    ) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = verbs.add_parser(
-            name, parents=[connected], help=help_line, epilog=epilog
+            name, parents=[connected], help=help_line, epilog=epilog, aliases=aliases
         )
         parser.set_defaults(run=run)
         return parser
@@ -101,9 +115,9 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     )
     add.add_argument("--metadata", metavar="JSON", help="values for the manifest, as a JSON object")
 
-    verb("ls", _ls, "all versions of all datasets")
+    verb("ls", _ls, "all versions of all datasets", _LS_HELP, aliases=["list"])
 
-    about = verb("show", _show, "columns, splits, statistics and the first rows of a dataset")
+    about = verb("show", _show, "columns, splits, statistics and the first rows of a dataset", _SHOW_HELP)
     about.add_argument("ref", help=_REF)
     about.add_argument("--split", help="whose rows to show (default: the only one, or train)")
     about.add_argument("--rows", type=int, default=5, help="how many of them (default: 5; 0 fetches none)")
@@ -251,7 +265,7 @@ def _query(arguments: argparse.Namespace) -> None:
     with open_client(arguments) as client, Progress("query", unit="rows") as progress:
         asked = query(
             client.datasets.open(arguments.ref),
-            columns=arguments.columns.split(",") if arguments.columns else None,
+            columns=[name.strip() for name in arguments.columns.split(",")] if arguments.columns else None,
             where=arguments.where,
             split=arguments.split,
             limit=arguments.limit or None,
@@ -262,9 +276,9 @@ def _query(arguments: argparse.Namespace) -> None:
             progress(batch.num_rows)
     counts = asked.counts.to_json()
     text = (
-        f"{_rows_as_text(rows) if rows else 'no row meets the condition'}\n\n{len(rows):,} rows; read {counts['groups_read']} row "
-        f"groups ({human_size(counts['bytes_read'])}), skipped {counts['groups_skipped']} "
-        f"({human_size(counts['bytes_skipped'])})"
+        f"{_rows_as_text(rows) if rows else 'no row meets the condition'}\n\n{_many(len(rows), 'row')}; "
+        f"read {_many(counts['groups_read'], 'row group')} ({human_size(counts['bytes_read'])}), "
+        f"skipped {counts['groups_skipped']:,} ({human_size(counts['bytes_skipped'])})"
     )
     show(arguments, {"rows": rows, "counts": counts}, text)
 
@@ -275,31 +289,26 @@ def _diff(arguments: argparse.Namespace) -> None:
             arguments.a, arguments.b, key=arguments.key, split=arguments.split, progress=progress
         )
         value = found.to_json()
-        shown: dict[str, dict[str, list[Any]]] = {}
+        shown: list[str] = []
         for name, split in found.splits.items():
-            shown[name] = {
-                "added": _first(split.added, arguments.rows),
-                "removed": _first(split.removed, arguments.rows),
-                _CHANGED_KEY: [
-                    row
-                    for batch in islice(split.changed.batches() if arguments.rows else (), 1)
-                    for row in _plain(batch.slice(0, arguments.rows).to_pylist())
-                ],
-            }
-            value["splits"][name]["rows"] = shown[name]
+            added, removed = _first(split.added, arguments.rows), _first(split.removed, arguments.rows)
+            changed = [
+                row
+                for batch in islice(split.changed.batches() if arguments.rows else (), 1)
+                for row in batch.slice(0, arguments.rows).to_pylist()
+            ]
+            rows = {"added": added, "removed": removed, _CHANGED_KEY: _plain(changed)}
+            value["splits"][name]["rows"] = rows
+            shown += [f"added in {name}\n{_rows_as_text(added)}"] if added else []
+            shown += [f"removed in {name}\n{_rows_as_text(removed)}"] if removed else []
+            shown += [f"changed in {name}\n{_changes_as_text(changed)}"] if changed else []
     lines = [
         (name, *(f"{split[kind]:,}" for kind in ("added", "removed", _CHANGED_KEY, "unchanged")))
         for name, split in value["splits"].items()
     ]
     parts = ["the same rows in the same columns" if found.same else "", _schema_text(value["schema"])]
     parts.append(table(("SPLIT", "ADDED", "REMOVED", "CHANGED", "UNCHANGED"), lines))
-    parts += [
-        f"{kind} in {name}\n{_rows_as_text(rows)}"
-        for name, kinds in shown.items()
-        for kind, rows in kinds.items()
-        if rows
-    ]
-    show(arguments, value, "\n\n".join(part for part in parts if part))
+    show(arguments, value, "\n\n".join(part for part in [*parts, *shown] if part))
 
 
 def _first(rows: Rows, count: int) -> list[Any]:
@@ -377,9 +386,44 @@ def _rows_as_text(rows: list[dict[str, Any]]) -> str:
     return table(header, [[_cell(row[name]) for name in header] for row in rows])
 
 
+def _changes_as_text(rows: list[dict[str, Any]]) -> str:
+    """The key of each changed row, and of its other columns those that differ."""
+    key = [name for name in rows[0] if name not in ("before", "after")]
+    lines = []
+    for row in rows:
+        before, after = row["before"], row["after"]
+        changes = [
+            f"{name} {' → '.join(_two_cells(before.get(name), after.get(name)))}"
+            for name in {**before, **after}
+            if repr(before.get(name)) != repr(after.get(name))  # which NaN is equal to itself in
+        ]
+        lines.append((*(_cell(_plain(row[name])) for name in key), ", ".join(changes)))
+    return table([*key, "CHANGES"], lines)
+
+
+def _two_cells(before: Any, after: Any) -> tuple[str, str]:
+    """What two values differ in, even if they begin alike."""
+    a, b = (_text(str(each) if isinstance(each, float) else _plain(each)) for each in (before, after))
+    alike = next((at for at, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), 0)
+    if max(len(a), len(b)) > _CELL_CHARS and alike > _CELL_CHARS // 2:
+        a, b = (f"…{each[alike - _CELL_CHARS // 4 :]}" for each in (a, b))
+    return _cut(a), _cut(b)
+
+
 def _cell(value: Any) -> str:
+    return _cut(_text(value))
+
+
+def _text(value: Any) -> str:
     if value is None:
         return "-"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _CELL_CHARS else f"{text[: _CELL_CHARS - 1]}…"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

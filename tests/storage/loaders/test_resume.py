@@ -137,7 +137,9 @@ def test_a_state_behind_the_last_row_is_refused_unless_its_end_was_padded():
     loader.load_state_dict(state)
     for remainder in ("keep", "drop"):
         loader.load_state_dict({**state, "position": 5, "remainder": remainder})
-        with pytest.raises(InvalidInput, match=r"stands behind 6 rows, but split 'train' of dataset .* has 5"):
+        with pytest.raises(
+            InvalidInput, match=r"stands behind 6 rows, but split 'train' of dataset .* has 5"
+        ):
             loader.load_state_dict({**state, "remainder": remainder})
 
 
