@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -64,9 +64,8 @@ def column_compared(column: str, op: str, value: Any, schema: pa.Schema) -> pc.E
         compared: pc.Expression = OPERATORS[op](field, pc.scalar(_typed(value, kind)))
     except (pa.ArrowException, ArithmeticError, TypeError, ValueError) as error:
         of = f" of type {type_text(kind)}" if kind is not None else ""
-        raise InvalidInput(
-            f"column {column!r}{of} can't be compared with {value!r:.80}: {str(error).splitlines()[0]}"
-        ) from error
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise InvalidInput(f"column {column!r}{of} can't be compared with {value!r:.80}: {why}") from error
     return compared
 
 
@@ -90,8 +89,9 @@ def _plain_number(value: Any) -> Any:
     """Numbers of NumPy and Arrow as Python's own; everything else as it is."""
     if isinstance(value, np.number):
         return value.item() if value.dtype.kind in "iuf" else value
-    if isinstance(value, pa.Scalar) and (_is_stepped(value.type) or not value.is_valid):
-        return value.as_py()
+    if isinstance(value, pa.Scalar):
+        number = _is_stepped(value.type) or pa.types.is_floating(value.type)
+        return value.as_py() if number or not value.is_valid else value
     return value
 
 
@@ -106,10 +106,9 @@ def _typed(value: Any, kind: pa.DataType | None) -> Any:
     if isinstance(value, str):
         return pa.scalar(value).cast(kind)
     typed = value if isinstance(value, pa.Scalar) else pa.scalar(value)
-    if pa.types.is_timestamp(kind) and pa.types.is_timestamp(typed.type):
-        zone = typed.type.tz
-        if (zone is None) != (kind.tz is None):
-            raise InvalidInput("only one of the two has a time zone")
+    times = pa.types.is_timestamp(kind) and pa.types.is_timestamp(typed.type)
+    if times and (typed.type.tz is None) != (kind.tz is None):
+        raise InvalidInput("only one of the two has a time zone")
     return typed
 
 
@@ -174,7 +173,10 @@ class _Steps:
         if isinstance(value, float) and self._scale is not None:
             value = repr(value)  # 0.1 means a tenth, and not the sum of powers of two that is nearest to it
         if isinstance(value, str):
-            value = Decimal(value)
+            try:
+                value = Decimal(value)
+            except InvalidOperation as error:
+                raise InvalidInput("it is no number") from error
         if isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) > _MOST_DIGITS:
             raise InvalidInput("it has too many digits")
         if not isinstance(value, int) and not math.isfinite(value):
