@@ -195,6 +195,19 @@ def test_a_dataset_tells_what_became_of_it_and_a_model_what_it_is_made_of(client
     assert client.models_with_row({"id": 12}, split="train") == []
 
 
+def test_what_has_two_names_is_drawn_under_the_one_that_was_asked_for(client):
+    from holdfast.registry.graph.picture.titles import title_of
+
+    cid = client.store.put_record({"kind": "model", "example": 1})
+    for name in ("first", "wine"):
+        client.names.register("model", name, None, cid)
+    client.names.set_alias("model", "wine", "champion", "1.0.0")
+    for ref, name in (("wine@champion", "wine"), ("wine", "wine"), ("first", "first"), (str(cid), "first")):
+        graph = client.lineage(ref)
+        assert title_of(graph) == f"Lineage of model {name}:1.0.0"
+        assert graph.render().startswith(f"model {name}:1.0.0, ")
+
+
 def test_commands_print_draw_and_find(client, user_code, tmp_path: Path):
     run = client.train(user_code.train, "numbers")
     client.models.register("scale", run.model)
@@ -212,6 +225,12 @@ def test_commands_print_draw_and_find(client, user_code, tmp_path: Path):
     assert run_cli("lineage", "scale", "--svg", str(svg), *home).returncode == 4
     assert run_cli("lineage", "scale", "--svg", str(tmp_path / "no" / "a.svg"), *home).returncode == 2
     assert run_cli("lineage", "nobody", *home).returncode == 3
+    dark = run_cli("lineage", "scale", "--dark", "--svg", str(tmp_path / "dark.svg"), *home)
+    assert dark.returncode == 2
+    assert "--dark is for --png" in dark.stderr
+    assert not (tmp_path / "dark.svg").exists()
+    assert cli_json("lineage", "dataset/numbers", *home)["root"] == body["root"]
+    assert run_cli("lineage", "dataset/scale", *home).returncode == 3
     assert run_cli("lineage", "scale", "--depth", "0", *home).returncode == 2
     found = cli_json("seen", '{"id": 3}', *home)
     assert [one["name"] for one in found["models"]] == ["scale:1.0.0"]

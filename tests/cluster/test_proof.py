@@ -125,6 +125,13 @@ def test_a_mistake_is_one_line_that_says_what_is_wrong(home, arguments, status, 
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_the_verbs_of_keys_show_examples_and_list_has_a_short_name(home):
+    run_cli("keys", "new", "release", "--home", str(home))
+    assert cli_json("keys", "ls", "--home", str(home)) == cli_json("keys", "list", "--home", str(home))
+    for verb in ("list", "ls", "new", "show", "trust", "untrust"):
+        assert "examples:\n  holdfast keys" in run_cli("keys", verb, "--help").stdout
+
+
 def test_garbage_collection_forgets_what_was_said_about_things_that_are_gone(home):
     def cli(*arguments: str) -> Any:
         return cli_json(*arguments, "--home", str(home))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import closing
 
 import numpy as np
@@ -272,6 +273,21 @@ def test_the_text_names_each_thing_and_unfolds_it_once(store, names, made_from, 
     assert text.count("see above") == 1
     assert "made from it" not in text
     assert "40 train" in text
+
+
+def test_what_was_made_from_a_thing_is_listed_in_the_order_of_its_versions(store, names, made_from, data):
+    versions = ["1.0.0", "1.2.0", "1.10.0-rc.1", "1.10.0", "2.0.0"]
+    for seed, version in enumerate(versions[::-1]):
+        names.register("model", "digits", version, stored_model(store, data, seed=seed))
+    again = stored_model(store, data, seed=9)
+    for version in ("3.10.0", "3.9.0"):
+        names.register("model", "again", version, again)
+    text = lineage_graph(store, data, made_from=made_from).render()
+    assert re.findall(r"model digits:(\S+) ", text) == [
+        one for one in versions for _ in range(text.count(f"digits:{one} "))
+    ]
+    assert "again:3.9.0, again:3.10.0 " in text
+    assert text.index("again:") < text.index("digits:")
 
 
 def test_no_text_in_a_record_looks_like_a_line_of_the_tree(store):

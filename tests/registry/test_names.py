@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sqlite3
 
 import pytest
@@ -168,10 +169,53 @@ def test_a_reference_that_is_none_is_refused(names, text):
 
 
 @pytest.mark.parametrize(
-    "text", ["m", "m:1.0.0-rc.1", "m@champion", "a.b_c-d@X", "rows of May, cleaned:1.0.0"]
+    "text",
+    [
+        "m",
+        "m:1.0.0-rc.1",
+        "m@champion",
+        "a.b_c-d@X",
+        "rows of May, cleaned:1.0.0",
+        "dataset/m",
+        "model/m@champion",
+        "dataset/rows of May, cleaned:^1.0",
+    ],
 )
 def test_a_reference_is_the_same_after_it_was_written(text):
     assert str(Reference.parse(text)) == text
+
+
+def test_of_several_kinds_with_one_name_the_reference_says_which_is_meant(names):
+    for kind, cid in (("dataset", A), ("model", B)):
+        names.register(kind, "wine", "1.0.0", cid)
+        names.set_alias(kind, "wine", "best", "1.0.0")
+    for which in ("", ":1.0.0", ":^1.0", "@best"):
+        assert names.resolve(None, f"wine{which}").cid == names.resolve(None, f"model/wine{which}").cid == B
+        assert names.resolve(None, f"dataset/wine{which}").cid == A
+        assert names.resolve("dataset", f"dataset/wine{which}").cid == A
+        with pytest.raises(
+            InvalidInput, match=f"^dataset/wine{re.escape(which)} is a dataset, and a model is wanted here"
+        ):
+            names.resolve("model", f"dataset/wine{which}")
+    with pytest.raises(NotFound):
+        names.resolve(None, "index/wine")
+    for text in ("dataset/", "/wine", "run/wine", "dataset/model/wine"):
+        with pytest.raises(InvalidInput):
+            names.resolve(None, text)
+
+
+def test_what_has_several_names_is_called_by_the_oldest_or_as_it_was_asked_for(names):
+    for kind, name in (("model", "wine"), ("model", "a-later-one"), ("dataset", "b")):
+        names.register(kind, name, None, A)
+    names.set_alias("model", "a-later-one", "best", "1.0.0")
+    assert names.name_of(A).name == "wine"
+    assert names.name_of(A, "dataset").name == "b"
+    assert names.name_of(B) is None
+    assert [names.meant(None, ref)[1].name for ref in (A, str(A), "a-later-one@best")] == [
+        "wine",
+        "wine",
+        "a-later-one",
+    ]
 
 
 def test_a_dataset_s_name_may_be_words_and_an_alias_is_one(names):

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 __all__ = ["add_commands"]
 
 _LINEAGE_HELP = """\
-Reads records only, and hashes nothing again: 'holdfast verify' does that.
+Reads records only, and hashes nothing again: 'holdfast verify' does that. Where a dataset and a model have one name, dataset/wine
+means the dataset; the model is meant otherwise.
 
 examples:
   holdfast lineage digits@champion                  what it is made of, and what was made from it
-  holdfast lineage wine:1.0.0 --downstream          every run, model and index that came of this dataset
+  holdfast lineage dataset/wine:1.0.0 --downstream  every run, model and index that came of this dataset
   holdfast lineage digits --svg digits.svg          a picture, light or dark as its viewer is set
 """
 _ROW_HELP = """\
@@ -40,7 +41,9 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
         help="what a thing is made of, and what was made from it",
         epilog=_LINEAGE_HELP,
     )
-    lineage.add_argument("ref", help="a CID, name, name:1.0.0 or name@alias")
+    lineage.add_argument(
+        "ref", help="a CID, name, name:1.0.0 or name@alias; dataset/name where a model is called so, too"
+    )
     way = lineage.add_mutually_exclusive_group()
     way.add_argument("--upstream", action="store_true", help="only what it is made of")
     way.add_argument("--downstream", action="store_true", help="only what was made from it")
@@ -63,6 +66,8 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
 
 
 def _lineage(arguments: argparse.Namespace) -> None:
+    if arguments.dark and not arguments.png:
+        raise InvalidInput("--dark is for --png FILE; an SVG is light or dark as its viewer is set")
     limits = {"max_depth": arguments.depth, "max_nodes": arguments.max}
     for file in filter(None, (arguments.svg, arguments.png)):
         if Path(file).exists():

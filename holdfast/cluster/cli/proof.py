@@ -23,11 +23,13 @@ _FAILED = 1
 """The exit status of a verification that found something wrong: nothing failed but what was looked at."""
 _VERIFY_HELP = """\
 Reads and hashes every record that a model was made from, and looks whether they agree, who signed them, and whether files and rows
-are there. Exit status 1 where anything is wrong, with the exact way to it.
+are there. A wrong byte in the middle of a file is found with --deep only. Exit status 1 where anything is wrong, with the exact way
+to it. Where a dataset and a model have one name, dataset/wine means the dataset; the model is meant otherwise.
 
 examples:
   holdfast verify digits@champion
   holdfast verify digits@champion --deep                      hash every byte, on all processors
+  holdfast verify dataset/wine:1.0.0                          the dataset, where a model is called so, too
   holdfast verify digits@champion --require-signed-by alice   and it must be alice who stands for it
 """
 _SIGN_HELP = """\
@@ -99,19 +101,45 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, connected: argp
         epilog=_KEYS_HELP,
     )
     verbs = keys.add_subparsers(title="verbs", metavar="VERB", required=True)
-    listed = verbs.add_parser("list", parents=[common], help="all keys that have a name here")
+    listed = verbs.add_parser(
+        "list",
+        aliases=["ls"],
+        parents=[common],
+        help="all keys that have a name here",
+        epilog="examples:\n  holdfast keys list\n  holdfast keys ls --json\n",
+    )
     listed.set_defaults(run=_keys_list)
-    new = verbs.add_parser("new", parents=[common], help="make one more key of this home's own")
+    new = verbs.add_parser(
+        "new",
+        parents=[common],
+        help="make one more key of this home's own",
+        epilog="examples:\n  holdfast keys new release\n  holdfast sign digits:1.0.0 --key release\n",
+    )
     new.add_argument("name")
     new.set_defaults(run=_keys_new)
-    shown = verbs.add_parser("show", parents=[common], help="a public key, for others to trust")
+    shown = verbs.add_parser(
+        "show",
+        parents=[common],
+        help="a public key, for others to trust",
+        epilog="examples:\n  holdfast keys show\n  holdfast keys show release\n",
+    )
     shown.add_argument("name", nargs="?", default="user", help="default: user, which is made at first use")
     shown.set_defaults(run=_keys_show)
-    trust = verbs.add_parser("trust", parents=[common], help="trust somebody's key, and give it a name")
+    trust = verbs.add_parser(
+        "trust",
+        parents=[common],
+        help="trust somebody's key, and give it a name",
+        epilog="examples:\n  holdfast keys trust alice z6Mk...\n  holdfast verify digits@champion --require-signed-by alice\n",
+    )
     trust.add_argument("name")
     trust.add_argument("key", help="as 'holdfast keys show' prints it: z6Mk...")
     trust.set_defaults(run=_keys_trust)
-    untrust = verbs.add_parser("untrust", parents=[common], help="trust a key no longer")
+    untrust = verbs.add_parser(
+        "untrust",
+        parents=[common],
+        help="trust a key no longer",
+        epilog="examples:\n  holdfast keys untrust alice\n",
+    )
     untrust.add_argument("name")
     untrust.set_defaults(run=_keys_untrust)
 

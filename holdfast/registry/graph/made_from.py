@@ -71,7 +71,7 @@ class MadeFrom:
         """What points at ``cid`` now: ``digits:1.0.0``, and ``digits@champion``."""
         names: list[str] = []
         for row in self._database.rows(
-            "SELECT kind, name, version FROM versions WHERE cid = ? AND kind != 'conversion' ORDER BY name, version",
+            "SELECT kind, name, version FROM versions WHERE cid = ? AND kind != 'conversion' ORDER BY name, sort_key",
             (str(cid),),
         ):
             names.append(f"{row['name']}:{row['version']}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.printable import printable
 from holdfast.registry.graph.record_links import role_name
+from holdfast.registry.versions import is_version, version_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +26,15 @@ def render(graph: LineageGraph) -> str:
         return [(role_name(link.role), link.part) for link in graph.parts_of(cid)]
 
     def wholes(cid: Cid) -> list[_Step]:
-        return [("", link.whole) for link in graph.made_from(cid)]
+        return [("", whole) for whole in sorted((link.whole for link in graph.made_from(cid)), key=order)]
+
+    def order(cid: Cid) -> tuple[bool, str, bytes, bool]:
+        """Versions of one name from the first to the last, each behind the run that made it; what has no name comes last."""
+        own = graph.nodes[cid].names
+        made = [name for link in graph.made_from(cid) for name in graph.nodes[link.whole].names]
+        named = [(name, version) for name, _, version in (text.partition(":") for text in own or made)]
+        keys = [(name, version_key(version)) for name, version in named if is_version(version)]
+        return (not keys, *min(keys, default=("", b"")), bool(own))
 
     lines = [_label("", graph.nodes[graph.root])]
     for title, step in (("made of", parts), ("made from it", wholes)):
