@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from holdfast.registry.names import UNCHECKED, Commit, HistoryCheck, NameEntry, PastNames
 from holdfast.registry.names.facts import facts_to_record
+from holdfast.registry.names.history import moment_of
 from holdfast.registry.proof import AttestationEntry
 from holdfast.registry.proof.attestations import MAX_FIND
 from holdfast.registry.user import this_user
@@ -16,6 +16,7 @@ from holdfast.storage.formats.car import car_frames
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from holdfast.http_client import HttpClient
     from holdfast.registry.names import Facts
@@ -111,9 +112,8 @@ class RemoteNames(RemotePastNames):
 
     def at(self, when: float | datetime | Cid) -> RemotePastNames:
         """The names as they were; each question has the master rebuild them from its commit records."""
-        if isinstance(when, datetime):
-            when = when.timestamp()
-        return RemotePastNames(self._http, str(when) if isinstance(when, Cid) else repr(float(when)))
+        moment = str(when) if isinstance(when, Cid) else repr(moment_of(when))
+        return RemotePastNames(self._http, moment)
 
     def history(self, kind: str | None = None, name: str | None = None) -> list[Commit]:
         """Every change, newest first."""

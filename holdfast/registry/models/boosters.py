@@ -37,11 +37,11 @@ class XgboostBoosters:
     def save(self, store: ContentStore, model: Any) -> SavedModel:
         """A booster with its attributes and feature names; how many features it takes becomes its signature."""
         del store  # one file, small enough to be given as bytes
-        data = bytes(model.save_raw("ubj"))
         try:
+            data = bytes(model.save_raw("ubj"))
             check_xgboost(data)
         except ValueError as error:
-            raise InvalidInput(f"this XGBoost model can't be stored: {error}") from error
+            raise InvalidInput(f"this XGBoost model can't be stored; is it trained? {error}") from error
         inputs = ({"name": "x", "dtype": "float32", "shape": [int(model.num_features())]},)
         return SavedModel(files={_XGBOOST_FILE: data}, inputs=inputs)
 

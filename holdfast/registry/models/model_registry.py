@@ -172,11 +172,11 @@ class ModelRegistry:
             data=learned_from,
             inputs=made.inputs if inputs is None else tuple(inputs),
             outputs=made.outputs if outputs is None else tuple(outputs),
-            metrics=dict(metrics or {}),
+            metrics={name: _plain(value) for name, value in (metrics or {}).items()},
             metadata=facts,
             model_type=model_type,
             licence=licence,
-            card=None if card is None else self._store.add_bytes(card.encode(), pin=False),
+            card=None if card is None else self._store.add_bytes(_text_bytes(card), pin=False),
         )
         return record.store(self._store)
 
@@ -223,6 +223,9 @@ class ModelRegistry:
             NotFound: Nobody has one of the blocks.
             Unsupported: Its framework is not installed, or not known.
         """
+        cid = Cid.parse(cid)
+        if isinstance(trusted_types, str):
+            raise InvalidInput(f"trusted_types is a list of names: [{trusted_types!r}]")
         self.check_signed(cid, require_signed_by)
         record = load_record(self._store, cid, ModelRecord)
         refused = self._distrust(cid) if allow_pickle else None
@@ -379,3 +382,15 @@ def _datasets(data: Iterable[Cid], named: Any) -> tuple[Cid, ...]:
     if named is not None:
         found.append(named if isinstance(named, Cid) else Cid.parse(str(named)))
     return tuple(dict.fromkeys(found))
+
+
+def _plain(value: Any) -> Any:
+    """A scalar of NumPy, torch or JAX as a plain number; all else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
+def _text_bytes(card: str) -> bytes:
+    try:
+        return card.encode()
+    except (AttributeError, UnicodeEncodeError) as error:
+        raise InvalidInput(f"a card is text that UTF-8 has: {error}") from error

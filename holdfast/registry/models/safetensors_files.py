@@ -68,6 +68,8 @@ _RANK = {dtype: rank for rank, dtype in enumerate(_BITS)}
 _ALIGNMENT = 8
 _MAX_HEADER_BYTES = 8 << 20
 """As the store's chunker for this format: its JSON takes many times as much memory."""
+_MOST_ELEMENTS = 2**62
+"""More can't be addressed, not even where another dimension is 0."""
 _READERS = 2
 _WINDOW_BYTES = 16 << 20
 """What is hashed and used at once: so that memory is flat, and both threads are at one large tensor."""
@@ -121,7 +123,10 @@ class _Writing(io.RawIOBase):
             end = at + tensor.size_bytes
             header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [at, end]}
             at = end
-        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        try:
+            text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput(f"the names of tensors must be texts that UTF-8 has: {error}") from error
         text += b" " * (-len(text) % _ALIGNMENT)
         if len(text) > _MAX_HEADER_BYTES:
             raise InvalidInput(
@@ -191,6 +196,8 @@ class StoredTensors:
         self._places: dict[str, _Place] = {}
         self.metadata: dict[str, str] = {}
         """The texts in the header."""
+        self.ties: dict[str, str] = {}
+        """Names that share the tensor of another one, which is stored: the first of them in order."""
         try:
             self._read_header()
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
@@ -201,16 +208,18 @@ class StoredTensors:
         length = int.from_bytes(self._file.view(0, min(8, size)), "little")
         if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
             raise ValueError(f"its header does not fit into its {size} bytes")
-        header = json.loads(bytes(self._file.view(8, 8 + length)))
+        header = json.loads(bytes(self._file.view(8, 8 + length)), object_pairs_hook=_each_once)
         self.metadata = {str(key): str(value) for key, value in header.pop("__metadata__", {}).items()}
         ordered = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
         at = 0
         for name, entry in ordered:
-            dtype, shape = str(entry["dtype"]), tuple(int(size) for size in entry["shape"])
+            dtype, shape = str(entry["dtype"]), tuple(entry["shape"])
             start, end = entry["data_offsets"]
             if (
                 dtype not in _BITS
+                or any(type(number) is not int for number in (*shape, start, end))
                 or min(shape, default=0) < 0
+                or math.prod(size or 1 for size in shape) > _MOST_ELEMENTS
                 or (start, end) != (at, at + _size_bytes(dtype, shape))
             ):
                 raise ValueError(
@@ -220,6 +229,12 @@ class StoredTensors:
             self._places[name] = _Place(name, dtype, shape, 8 + length + start, 8 + length + end)
         if 8 + length + at != size:
             raise ValueError(f"{size - 8 - length - at} bytes behind its last tensor belong to none")
+        # Other programs keep texts of their own in the header: {"format": "pt"} is no tie, be there a tensor "pt" or not.
+        self.ties = {
+            name: kept
+            for name, kept in self.metadata.items()
+            if kept in self._places and name not in self._places and kept < name
+        }
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -270,6 +285,13 @@ class StoredTensors:
         with ThreadPoolExecutor(_READERS, thread_name_prefix="holdfast-tensors") as pool:
             for _ in pool.map(one, windows):
                 pass  # so that an error is raised
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):  # other readers would take the other one
+        raise ValueError("its header says a name twice")
+    return found
 
 
 def _size_bytes(dtype: str, shape: tuple[int, ...]) -> int:

@@ -24,6 +24,7 @@ _TREE = "sklearn.tree._tree.Tree"
 _PREDICTOR = "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"
 _NEIGHBOURS = ("sklearn.neighbors._kd_tree.KDTree", "sklearn.neighbors._ball_tree.BallTree")
 
+_MINKOWSKI = "sklearn.metrics._dist_metrics.MinkowskiDistance64"
 _LIGHTGBM, _XGBOOST = "lightgbm.basic.Booster", "xgboost.core.Booster"
 
 _OBJECTS: Mapping[str, Collection[str]] = {
@@ -33,6 +34,7 @@ _OBJECTS: Mapping[str, Collection[str]] = {
     "sklearn._loss.loss": ["HalfTweedieLoss", "HalfTweedieLossIdentity"],
     "sklearn.calibration": ["_CalibratedClassifier", "_SigmoidCalibration", "_TemperatureScaling"],
     "sklearn.cluster._bisect_k_means": ["_BisectingTree"],
+    "sklearn.compose._column_transformer": ["_RemainderColsList", "make_column_selector"],
     "sklearn.ensemble._hist_gradient_boosting.predictor": ["TreePredictor"],
     "sklearn.gaussian_process._gpc": ["_BinaryGaussianProcessClassifierLaplace"],
     "sklearn.gaussian_process.kernels": [
@@ -53,6 +55,7 @@ _OBJECTS: Mapping[str, Collection[str]] = {
         "ChebyshevDistance64",
         "EuclideanDistance64",
         "ManhattanDistance64",
+        "MinkowskiDistance64",
     ],
     "sklearn.metrics._scorer": ["_CurveScorer", "_MultimetricScorer", "_PassthroughScorer", "_Scorer"],
     "sklearn.model_selection._split": [
@@ -88,7 +91,7 @@ _OBJECTS: Mapping[str, Collection[str]] = {
     ],
 }
 _FUNCTIONS: Mapping[str, Collection[str]] = {
-    "numpy": ["mean", "median", "max", "min"],
+    "numpy": ["clip", "mean", "median", "max", "min", "nan_to_num", "round"],
     "scipy._lib.array_api_compat.numpy._aliases": ["asarray"],
     "sklearn.cluster._kmeans": ["_kmeans_single_elkan", "_kmeans_single_lloyd"],
     "sklearn.feature_selection._mutual_info": ["mutual_info_classif", "mutual_info_regression"],
@@ -105,6 +108,7 @@ _FUNCTIONS: Mapping[str, Collection[str]] = {
         "precision_score",
         "recall_score",
     ],
+    "sklearn.utils.validation": ["check_array"],
     "sklearn.metrics._ranking": ["average_precision_score", "roc_auc_score", "top_k_accuracy_score"],
     "sklearn.metrics._regression": [
         "explained_variance_score",
@@ -124,8 +128,11 @@ _MADE = {f"{module}.{name}": "ObjectNode" for module, names in _OBJECTS.items() 
 }
 _OTHERS = {
     "collections.OrderedDict": ("DictNode", "TypeNode"),
+    "functools.partial": ("PartialNode",),
     "numpy.dtype": ("DTypeNode",),
-    "sklearn.compose._column_transformer._RemainderColsList": ("ObjectNode",),
+    "numpy.floating": ("TypeNode",),
+    "numpy.integer": ("TypeNode",),
+    "numpy.number": ("TypeNode",),
     "sklearn.utils._bunch.Bunch": ("DictNode",),
     _TREE: ("TreeNode",),
 } | {
@@ -161,6 +168,8 @@ def check_arrays(file: SkopsFile) -> None:
             check_xgboost(file.part(node["content"]["content"]["handle"]).getvalue())
         elif name in _NEIGHBOURS:
             _check_neighbours(file, node["content"]["content"])
+        elif node["__loader__"] == "PartialNode" and node["content"]["func"]["__loader__"] != "FunctionNode":
+            raise ValueError("what is called with some arguments is no function")
         elif node["__loader__"] == "SparseMatrixNode":
             _check_sparse(file, node)
 
@@ -209,6 +218,10 @@ def _check_neighbours(file: SkopsFile, state: list[Any]) -> None:
     data, order, nodes, bounds = (file.array(each) for each in state[:4])
     count = _whole(state[6])
     rows = len(data)
+    # Alone they are compared with the data by scikit-learn, in a tree they are not.
+    weights = [
+        file.array(each["content"]["content"][1]).size for each in state if type_of(each) == _MINKOWSKI
+    ]
     right = (
         data.ndim == 2
         and order.shape == (rows,)
@@ -216,6 +229,7 @@ def _check_neighbours(file: SkopsFile, state: list[Any]) -> None:
         and bounds.ndim == 3
         and bounds.shape[1:] == (count, data.shape[1])
         and count == 2 ** _whole(state[5]) - 1
+        and all(size in (0, data.shape[1]) for size in weights)
         and _within(order, rows)
         and _within(nodes["idx_start"], rows + 1)
         and _within(nodes["idx_end"], rows + 1)

@@ -124,11 +124,12 @@ def store_state(store: ContentStore, state: Mapping[str, Any], *, what: str) -> 
             isinstance(value, torch.Tensor)
             and not torch.nn.parameter.is_lazy(value)
             and value.layout == torch.strided
+            and not value.is_meta
             and str(value.dtype) in _CODES
         )
         if not dense:
             kind = (
-                f"{value.dtype}, {value.layout}"
+                f"{value.dtype}, {value.layout}, on the device {value.device.type}"
                 if isinstance(value, torch.Tensor) and not torch.nn.parameter.is_lazy(value)
                 else type(value).__name__
             )
@@ -158,7 +159,7 @@ def read_tensors(stored: StoredTensors) -> dict[str, torch.Tensor]:
         dtype, shape = stored.form(name)
         tensors[name] = torch.empty(shape, dtype=getattr(torch, TYPES[dtype]))
     fill_tensors(stored, {name: [tensor] for name, tensor in tensors.items()})
-    return {name: tensors[kept] for name, kept in stored.metadata.items() if kept in tensors} | tensors
+    return {name: tensors[kept] for name, kept in stored.ties.items()} | tensors
 
 
 def fill_tensors(stored: StoredTensors, targets: Mapping[str, list[torch.Tensor]]) -> None:
@@ -197,12 +198,11 @@ def load_weights(module: torch.nn.Module, store: ContentStore, cid: Cid) -> None
     import torch
 
     stored = StoredTensors(store, cid)
-    names = {**stored.metadata, **{name: name for name in stored}}
+    names = {**stored.ties, **{name: name for name in stored}}
     state = module.state_dict()
     forms = {
         name: (getattr(torch, TYPES[dtype]), shape)
         for name, source in names.items()
-        if source in stored
         for dtype, shape in (stored.form(source),)
     }
     kind = type(module).__name__

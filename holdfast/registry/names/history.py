@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +26,7 @@ __all__ = [
     "check_tables",
     "commits_until",
     "follow",
+    "moment_of",
     "replay",
 ]
 
@@ -152,6 +154,7 @@ def commits_until(commits: Iterable[Commit], when: float | datetime | Cid) -> li
     """Of commits, newest first, those that had been made at a time, or up to a commit.
 
     Raises:
+        InvalidInput: It is neither a time nor a commit.
         NotFound: There is no such commit.
     """
     found = list(commits)
@@ -160,10 +163,24 @@ def commits_until(commits: Iterable[Commit], when: float | datetime | Cid) -> li
         if at is None:
             raise NotFound(f"there is no commit {when} in the history of the names")
         return found[at:]
-    moment = when.timestamp() if isinstance(when, datetime) else float(when)
+    moment = moment_of(when)
     # Clocks are set back now and then; the links are the order that counts.
     at = next((at for at, commit in enumerate(found) if commit.time <= moment), len(found))
     return found[at:]
+
+
+def moment_of(when: float | datetime) -> float:
+    """A time in seconds since 1970.
+
+    Raises:
+        InvalidInput: It is none.
+    """
+    moment = when.timestamp() if isinstance(when, datetime) else when
+    if isinstance(moment, bool) or not isinstance(moment, (int, float)) or math.isnan(moment):
+        raise InvalidInput(
+            f"a moment is a datetime, seconds since 1970, or the Cid of a commit, not {when!r:.100}"
+        )
+    return float(moment)
 
 
 def changes_of(commits: Iterable[Commit], kind: str | None, name: str | None) -> list[Commit]:

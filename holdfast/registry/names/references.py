@@ -47,6 +47,8 @@ class Reference:
         Raises:
             InvalidInput: It is not one.
         """
+        if not isinstance(text, str):
+            raise InvalidInput(f"a reference is text such as 'name' or 'name:1.0.0', not {text!r:.100}")
         before, slash, rest = text.partition("/")
         kind, said = (before, rest) if slash and before in _A else (None, text)
         name, colon, version = said.partition(":")
@@ -110,7 +112,7 @@ def checked_version(version: str) -> str:
     Raises:
         InvalidInput: It is not.
     """
-    if not is_version(version):
+    if not isinstance(version, str) or not is_version(version):
         raise InvalidInput(f"{version!r} is not a version: three numbers such as 1.0.0, or 1.0.0-rc.1")
     return version
 

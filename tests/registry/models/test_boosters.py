@@ -277,3 +277,9 @@ def test_a_forged_booster_in_an_estimator_is_refused_as_well(registry, store):
     assert forged != text
     with pytest.raises(Corrupt):
         registry.load(replace(record, files=store.add_files({"model.skops": forged})).store(store))
+
+
+def test_a_booster_that_was_never_trained_is_refused(registry):
+    xgboost = pytest.importorskip("xgboost", reason="the package xgboost is not installed")
+    with pytest.raises(InvalidInput, match="is it trained"):
+        registry.store_model(xgboost.Booster())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +179,29 @@ def test_metadata_can_not_pass_for_facts(registry):
     )
     _, known = registry.load_model(cid)
     assert known == {"framework": "pytorch", "model_type": "", "metrics": {"loss": 0.5}, "by": "me"}
+
+
+def test_arguments_of_another_type_are_told_and_not_tripped_over(registry, names):
+    weights = {"w": torch.ones(1)}
+    cid = registry.register("net", weights).cid
+    for call in (
+        lambda: registry.register("other", weights, 1),
+        lambda: registry.store_model(weights, card=b"text"),
+        lambda: registry.store_model(weights, card="\ud800"),
+        lambda: registry.load("text"),
+        lambda: registry.load(cid, trusted_types="abc"),
+        lambda: names.resolve("model", None),
+        *(lambda when=when: names.at(when) for when in ("2020-01-01", None, date(2020, 1, 1), float("nan"))),
+    ):
+        with pytest.raises(InvalidInput):
+            call()
+    assert torch.equal(registry.load(str(cid))["w"], weights["w"])
+
+
+@pytest.mark.parametrize("value", [np.float32(0.5), np.float64(0.5), np.array(0.5), torch.tensor(0.5)])
+def test_a_metric_may_be_a_library_s_number(registry, value):
+    cid = registry.store_model({"w": torch.ones(1)}, metrics={"accuracy": value, "rows": np.int64(3)})
+    assert registry.record(str(cid)).metrics == {"accuracy": 0.5, "rows": 3}
 
 
 def test_missing_names_and_blocks_are_not_found(registry, store):

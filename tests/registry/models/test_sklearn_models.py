@@ -75,6 +75,41 @@ def test_a_search_comes_back_equal_with_its_scores(registry):
     assert got.score(X, X[:, 0] > 0.5) == search.score(X, X[:, 0] > 0.5)
 
 
+def test_scikit_learn_s_and_numpy_s_own_parts_are_made_again_without_asking(registry):
+    import pandas as pd
+    from sklearn.compose import ColumnTransformer, make_column_selector
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+    X = np.random.RandomState(0).rand(40, 3)  # noqa: N806 -- as scikit-learn calls it
+    y = X[:, 0] > 0.5
+    named = pd.DataFrame({"a": X[:, 0], "b": ["x", "y"] * 20})
+    sorts = np.column_stack([np.arange(40) % 3, X])
+    scaler = StandardScaler()
+    for model, data in (
+        (KNeighborsClassifier(3, algorithm="ball_tree", p=3).fit(X, y), X),
+        (
+            KNeighborsClassifier(3, algorithm="ball_tree", p=3, metric_params={"w": np.arange(3.0)}).fit(
+                X, y
+            ),
+            X,
+        ),
+        (HistGradientBoostingClassifier(max_iter=2, categorical_features=[0]).fit(sorts, y), sorts),
+        (ColumnTransformer([("s", scaler, make_column_selector("a"))]).fit(named), named),
+        (
+            ColumnTransformer([("s", scaler, make_column_selector(dtype_include=np.number))]).fit(named),
+            named,
+        ),
+        (FunctionTransformer(np.clip, kw_args={"a_min": 0, "a_max": 0.5}).fit(X), X),
+    ):
+        got = registry.load(registry.store_model(model))
+        results = [
+            (each.predict if hasattr(each, "predict") else each.transform)(data) for each in (got, model)
+        ]
+        assert_equal(results[:1], results[1:])
+
+
 def fitted():
     """An instance of each of scikit-learn's estimators that takes plain numbers, fitted."""
     from sklearn.utils import all_estimators

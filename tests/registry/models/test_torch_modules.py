@@ -397,7 +397,7 @@ class Extra(nn.Module):
 
 @pytest.mark.parametrize(
     "model",
-    [Extra(), Holder({"s": torch.eye(3).to_sparse()}), nn.LazyLinear(3)],
+    [Extra(), Holder({"s": torch.eye(3).to_sparse()}), nn.LazyLinear(3), nn.Linear(2, 2, device="meta")],
     ids=lambda m: type(m).__name__,
 )
 def test_a_state_that_can_not_be_kept_exactly_is_refused(store, model):
@@ -405,7 +405,37 @@ def test_a_state_that_can_not_be_kept_exactly_is_refused(store, model):
         store_weights(store, model)
 
 
+def test_texts_of_other_programs_in_the_header_tie_nothing(store):
+    data = library_save({"pt": torch.ones(2)}, metadata={"format": "pt"})
+    assert list(read_tensors(StoredTensors(store, store.add_bytes(data)))) == ["pt"]
+
+
 # --------------------------------------------------------------------------------------------- what is no file
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        '{"a":{"dtype":"F32","shape":[0,99999999999999999999],"data_offsets":[0,0]}}',
+        '{"a":{"dtype":"F32","shape":[0,4611686018427387904,4],"data_offsets":[0,0]}}',
+        '{"a":{"dtype":"U8","shape":[1.9],"data_offsets":[0,1]}}',
+        '{"a":{"dtype":"U8","shape":["1"],"data_offsets":[0,1]}}',
+        '{"a":{"dtype":"U8","shape":"1","data_offsets":[0,1]}}',
+        '{"a":{"dtype":"U8","shape":[true],"data_offsets":[0,1]}}',
+        '{"a":{"dtype":"U8","shape":[1],"data_offsets":[false,true]}}',
+        '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}}',
+        '{"a":{"dtype":"U8","dtype":"I8","shape":[1],"data_offsets":[0,1]}}',
+    ],
+)
+def test_a_header_that_could_be_read_in_two_ways_or_not_at_all_is_corrupt(store, header):
+    data = len(header).to_bytes(8, "little") + header.encode() + b"\1" * ("[0,0]" not in header)
+    with pytest.raises(Corrupt, match="is not a safetensors file"):
+        StoredTensors(store, store.add_bytes(data))
+
+
+def test_a_name_that_utf_8_does_not_have_is_refused(store):
+    with pytest.raises(InvalidInput, match="UTF-8"):
+        store_state(store, {"\ud800": torch.ones(1)}, what="these")
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
