@@ -95,6 +95,11 @@ class HttpClient:
             raise InvalidInput(f"{path!r:.200} is not a path of {self.url}: {error}") from error
         except ConnectionRefusedError as error:
             raise Unavailable(f"nothing listens at {self.url}: is it running?") from error
+        except socket.gaierror as error:
+            raise Unavailable(
+                f"no machine is known as {self._address[0]!r}, so nothing at {self.url} can be asked; a URL is such as "
+                "http://10.0.0.5:7400"
+            ) from error
         except (OSError, http.client.HTTPException) as error:
             what = "did not answer in time" if isinstance(error, socket.timeout) else f"broke off: {error}"
             raise Unavailable(f"{self.url} {what} ({method} {path.partition('?')[0]})") from error

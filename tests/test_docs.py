@@ -77,12 +77,21 @@ def test_every_command_in_the_documents_is_understood(document: Path):
         assert name in commands()
 
 
-@pytest.mark.parametrize("name", ["", *commands()])
+def parsers(of: Any) -> dict[str, Any]:
+    """A parser and all below it, by what is typed for them."""
+    found = {of.prog: of}
+    for action in of._actions:
+        for below in action.choices.values() if isinstance(action.choices, dict) else ():
+            found |= parsers(below)
+    return found
+
+
+@pytest.mark.parametrize("name", parsers(parser()))
 def test_every_command_shows_examples_that_are_understood(name: str):
-    text = (commands()[name] if name else parser()).format_help()
+    text = parsers(parser())[name].format_help()
     _, _, examples = text.partition("\nexamples:\n")
     lines = [line for line in examples.split("\n\n")[0].splitlines() if "holdfast " in line]
-    assert lines, f"holdfast {name} shows no example"
+    assert lines, f"{name} shows no example"
     assert [line for line in lines if not understood(line)] == []
 
 

@@ -170,10 +170,6 @@ class Client:
             InvalidInput: The function's source is not in a file, or several workers without a cluster.
             Unavailable: The cluster is too small, or the training failed there.
         """
-        if workers < 1 or threads_per_worker < 1:
-            raise InvalidInput(
-                f"workers={workers} and threads_per_worker={threads_per_worker} must be at least 1"
-            )
         spec = self._spec(
             function,
             dataset,

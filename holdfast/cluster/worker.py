@@ -124,13 +124,16 @@ class Worker:
 
     async def _join_when_up(self) -> dict[str, Any]:
         deadline = asyncio.get_running_loop().time() + self._wait_s
+        told = ""
         while True:
             try:
                 return await self._join()
             except Unavailable as error:
                 if asyncio.get_running_loop().time() > deadline:
                     raise
-                log.info("waiting for the master: %s", error)
+                if str(error) != told:
+                    told = str(error)
+                    log.info("waiting for the master: %s", error)
                 await asyncio.sleep(0.25)
 
     async def _join(self) -> dict[str, Any]:

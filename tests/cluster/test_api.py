@@ -97,7 +97,7 @@ def test_names_over_http_are_the_names_of_the_master(master, api):
     assert (entry["version"], entry["cid"]) == ("1.0.0", str(cid))
     alias = {"kind": "model", "name": "m", "alias": "champion", "version": "1.0.0", "expected": None}
     assert api.post("/api/v0/aliases", alias)["aliases"] == ["champion"]
-    with pytest.raises(Conflict, match="somebody moved it"):
+    with pytest.raises(Conflict, match="look again before you move it"):
         api.post("/api/v0/aliases", {**alias, "expected": None})
     assert api.get("/api/v0/names/resolve", kind="model", ref="m@champion")["cid"] == str(cid)
     assert master.names.resolve("model", "m").cid == cid

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from holdfast.cluster.cli import main
 from holdfast.cluster.processes import free_port
 
 from .conftest import announced, cli_json, run_cli, start_daemon
@@ -110,7 +112,11 @@ def test_a_missing_dependency_is_named_without_a_traceback(tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (("get", "not-a-cid"), 2, "not a CID"),
+        (("get", "not-a-cid"), 2, "neither a CID nor a name"),
+        (("stat", "bafkreibm6jg3"), 2, "not a CID"),
+        (("pin", "add", "digits"), 2, "'holdfast stat digits' gives the CID"),
+        (("gc", "--why", "digits"), 2, "'holdfast stat digits' gives the CID"),
+        (("status", "--address", "nowhere.invalid"), 6, "no machine is known as 'nowhere.invalid'"),
         (("get", "bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"), 3, "no other node"),
         (("add", "/no/such/file"), 3, "no file or directory"),
         (("verify", "nobody"), 3, "no model, index or dataset named 'nobody'"),
@@ -182,6 +188,37 @@ def test_a_training_function_that_fails_is_one_line_that_says_where(tmp_path: Pa
     assert (
         one_line_error(done) == "holdfast: the training function failed: KeyError: 'width' (mine.py, line 2)"
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (("verfy",), "holdfast: there is no command 'verfy': did you mean 'verify'?\n"),
+        (("names", "serach"), "holdfast names: there is no command 'serach': did you mean 'search'?\n"),
+        (("xyzzy",), "holdfast: there is no command 'xyzzy': 'holdfast --help' lists them\n"),
+    ],
+)
+def test_a_mistyped_command_is_answered_with_the_nearest(capsys, arguments, advice):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert capsys.readouterr().err == advice
+
+
+def test_without_a_command_the_help_is_shown(capsys):
+    assert main([]) == 0
+    assert "exit status:" in capsys.readouterr().out
+
+
+def test_a_worker_without_a_token_is_told_which_one_it_needs(tmp_path: Path, capsys):
+    assert main(["worker", "--join", "http://127.0.0.1:9", "--home", str(tmp_path)]) == 3
+    assert "copy the token file of the master's home there" in capsys.readouterr().err
+
+
+def test_settings_are_told_as_people_write_them(tmp_path: Path, capsys):
+    assert main(["config", "--home", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"serve.max_body_bytes +67108864 \(64.0 MiB\) +default", told)
+    assert re.search(r"fetch.routers +- +default", told)
 
 
 def test_a_setting_says_where_it_comes_from(tmp_path: Path):

@@ -95,6 +95,22 @@ def test_tags_and_aliases_move_only_from_where_the_caller_saw_them(asked, run):
     assert run("alias", "digits", "champion", "--delete")[0] == 3
 
 
+def test_names_are_removed_one_by_one_or_all_versions_at_once(asked, run):
+    asked("alias", "digits", "champion", "1.0.0")
+    assert found(asked("names", "rm", "digits:1.0.0")) == ["digits:1.0.0"]
+    assert found(asked("names", "list", "--kind", "model")) == ["digits:2.0.0", "letters:1.0.0"]
+    assert run("stat", "digits@champion")[0] == 2
+    status, out, _ = run("names", "rm", "rows", "--all", "--kind", "dataset")
+    assert (status, out.startswith("removed dataset rows:1.0.0  baf")) == (0, True)
+    assert run("names", "rm", "rows", "--all", "--kind", "dataset")[0] == 3
+
+
+def test_files_and_records_are_reached_by_name_too(asked):
+    (entry,) = asked("names", "search", "letters")
+    stat = asked("stat", "letters")
+    assert (stat["cid"], stat["kind"]) == (entry["cid"], "record")
+
+
 def test_the_past_and_the_history_are_told(asked, run):
     time.sleep(1.1)
     then = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime())
@@ -126,6 +142,11 @@ def test_the_past_and_the_history_are_told(asked, run):
         (("names", "tag", "digits", "stage"), 2, "not KEY=VALUE"),
         (("names", "tag", "digtis", "stage=prod"), 3, "there is digits, letters"),
         (("names", "rename", "digits", "letters"), 4, "there is a model of this name"),
+        (("names", "rm", "digits"), 2, "which version of digits"),
+        (("names", "rm", "digits:1.0.0", "--all"), 2, "leave out --all"),
+        (("names", "rm", "digits:9.0.0"), 3, "9.0.0"),
+        (("names", "rm", "digits:1.0.0", "--kind", "index"), 3, "digits"),
+        (("names", "tag", "digits", "stage=prod", "--expected", "test"), 4, "has no value, not 'test', so it did not get 'prod': look"),
         (("names", "rename", "nothing", "new"), 3, "no model named 'nothing'"),
     ],
 )  # fmt: skip

@@ -176,6 +176,7 @@ def test_a_damaged_car_leaves_the_store_as_it_was(tmp_path: Path, home: str):
         (tmp_path / name).write_bytes(wrong)
         done = run_cli("import", str(tmp_path / name), "--home", other)
         assert done.returncode == 5, name
+        assert done.stderr.startswith(f"holdfast: {tmp_path / name}: "), name
         assert "Traceback" not in done.stderr
     assert run_cli("import", str(tmp_path / "nothing"), "--home", other).returncode == 3
     assert cli_json("fsck", "--home", other)["blocks"] == 0

@@ -189,6 +189,25 @@ def test_the_nearest_computation_and_what_differs_are_told(cache, result):
     assert Explanation.from_json(json.loads(json.dumps(told.to_json()))) == told
 
 
+def test_many_fields_that_only_one_has_are_told_in_one_line(cache, result):
+    packages = {f"package{i}": "1.0" for i in range(9)}
+    stored = Computation(
+        function="train", inputs={}, config={}, environment={"packages": packages, "sources": {"helper": "x"}}
+    )
+    cache.remember(stored, result)
+    asked = Computation(
+        function="train", inputs={}, config={}, environment={"packages": {"package0": "2.0"}, "sources": {}}
+    )
+    told = cache.explain(asked)
+    assert [line.split("  ")[1] for line in told.render().splitlines()[1:]] == [
+        "environment.packages.package0",
+        "environment.packages",
+        "environment.sources.helper",
+    ]
+    assert "8 (package1, package2, " in told.render()
+    assert len(told.to_json()["differences"]) == 10
+
+
 def test_what_was_computed_is_explained_by_what_was_known_then(cache, store, result):
     cache.remember(of(lr=1), result, made_by="run-1")
     other = store.put_record({"kind": "model", "weights": store.add_bytes(b"other")})

@@ -7,6 +7,7 @@ tells the class of an error; see :mod:`holdfast.errors`.
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import sys
@@ -62,6 +63,14 @@ class _Command(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return known, unknown
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As argparse's own, which lists every command where one is mistyped."""
+        if action.nargs == argparse.PARSER and action.choices is not None and value not in action.choices:
+            near = difflib.get_close_matches(str(value), list(action.choices), 1)
+            advice = f"did you mean {near[0]!r}?" if near else f"'{self.prog} --help' lists them"
+            self.exit(2, f"{self.prog}: there is no command {value!r}: {advice}\n")
+        super()._check_value(action, value)
+
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
@@ -103,6 +112,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit status."""
+    if not (sys.argv[1:] if argv is None else argv):
+        parser().print_help()
+        return 0
     arguments = parser().parse_args(argv)
     try:
         with disk_errors(arguments.home or "the holdfast home"):

@@ -27,18 +27,42 @@ examples:
   holdfast cache explain wine_model:train --data wine --config '{"epochs": 30}'     whether this training would be
   holdfast cache clear --function index
 """
+_LIST_HELP = """\
+examples:
+  holdfast cache list
+  holdfast cache list --function train --json
+"""
+_EXPLAIN_HELP = """\
+examples:
+  holdfast cache explain run-0a1b2c3d4e5f              why this run was not answered by an older one
+  holdfast cache explain wine_model:train --data wine --config '{"epochs": 30}'     whether this training would be
+"""
+_CLEAR_HELP = """\
+examples:
+  holdfast cache clear                                 everything
+  holdfast cache clear --function index
+"""
 
 
 def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     """Add this module's commands."""
     cache = commands.add_parser("cache", help="what was computed before, and need not be again", epilog=_HELP)
     verbs = cache.add_subparsers(title="verbs", metavar="VERB", required=True)
-    listed = verbs.add_parser("list", parents=[connected], help="what is remembered, newest first")
+    listed = verbs.add_parser(
+        "list",
+        aliases=["ls"],
+        parents=[connected],
+        help="what is remembered, newest first",
+        epilog=_LIST_HELP,
+    )
     listed.add_argument("--function", choices=_FUNCTIONS, help="only these")
     listed.set_defaults(run=_list)
 
     explain = verbs.add_parser(
-        "explain", parents=[connected], help="why something was, or would be, computed and not remembered"
+        "explain",
+        parents=[connected],
+        help="why something was, or would be, computed and not remembered",
+        epilog=_EXPLAIN_HELP,
     )
     explain.add_argument(
         "what", help="a run, a key or a result; or package.module:function of a training, with --data"
@@ -51,7 +75,9 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     explain.add_argument("--workers", type=int, default=1, help="of a training")
     explain.set_defaults(run=_explain)
 
-    clear = verbs.add_parser("clear", parents=[connected], help="forget results; no block is removed")
+    clear = verbs.add_parser(
+        "clear", parents=[connected], help="forget results; no block is removed", epilog=_CLEAR_HELP
+    )
     what = clear.add_mutually_exclusive_group()
     what.add_argument("--function", choices=_FUNCTIONS, help="only these")
     what.add_argument("--key", metavar="CID", help="only the one with this key or this result")

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.cluster.cli.output import Progress, open_client, show, table
 from holdfast.config import load_settings
-from holdfast.errors import InvalidInput
+from holdfast.errors import InvalidInput, NotFound
 from holdfast.sizes import human_size
 
 if TYPE_CHECKING:
     import argparse
 
+    from holdfast.cluster.client import Client
     from holdfast.storage.cid import Cid
     from holdfast.storage.formats.unixfs import Profile
 
@@ -50,7 +51,8 @@ examples:
 """
 _STAT_HELP = """\
 examples:
-  holdfast stat bafybei...                what it is, its size, its blocks
+  holdfast stat bafybei...                what it is, and how large
+  holdfast stat digits@champion           the record that a name stands for
   holdfast stat bafyrei... --json
 """
 
@@ -80,24 +82,24 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     get = commands.add_parser(
         "get", parents=[connected], help="write a file or a folder by CID", epilog=_GET_HELP
     )
-    get.add_argument("cid", help="a CID, or <cid>/path/in/it")
+    get.add_argument("cid", help="a CID, <cid>/path/in/it, or a name")
     get.add_argument("-o", "--output", metavar="PATH", help="where to (default: the last part of CID)")
     get.set_defaults(run=_get)
 
     cat = commands.add_parser(
         "cat", parents=[connected], help="write a file's bytes to standard output", epilog=_CAT_HELP
     )
-    cat.add_argument("cid", help="a CID, or <cid>/path/in/it")
+    cat.add_argument("cid", help="a CID, <cid>/path/in/it, or a name")
     cat.set_defaults(run=_cat)
 
     ls = commands.add_parser("ls", parents=[connected], help="the entries of a folder", epilog=_LS_HELP)
-    ls.add_argument("cid", help="a CID, or <cid>/path/in/it")
+    ls.add_argument("cid", help="a CID, <cid>/path/in/it, or a name")
     ls.set_defaults(run=_ls)
 
     stat = commands.add_parser(
         "stat", parents=[connected], help="what a CID is, and how large", epilog=_STAT_HELP
     )
-    stat.add_argument("cid", help="a CID, or <cid>/path/in/it")
+    stat.add_argument("cid", help="a CID, <cid>/path/in/it, or a name")
     stat.set_defaults(run=_stat)
 
 
@@ -151,10 +153,27 @@ def _stored(arguments: argparse.Namespace, path: Path | None, profile: Profile, 
     return cid
 
 
+def _meant(client: Client, text: str) -> Cid:
+    """The CID that ``text`` is, or ``<cid>/path/in/it`` leads to, or that a name stands for.
+
+    Raises:
+        InvalidInput: It is none of these.
+    """
+    try:
+        return client.store.resolve(text)
+    except InvalidInput as no_cid:
+        try:
+            return client.resolve(text)
+        except (InvalidInput, NotFound) as no_name:
+            if text.startswith(("baf", "Qm", "ipfs:", "/")):  # meant to be a CID
+                raise no_cid from None
+            raise InvalidInput(f"{text!r} is neither a CID nor a name: {no_name}") from no_name
+
+
 def _get(arguments: argparse.Namespace) -> None:
     target = Path(arguments.output or arguments.cid.rstrip("/").rpartition("/")[2])
     with open_client(arguments) as client:
-        cid = client.store.resolve(arguments.cid)
+        cid = _meant(client, arguments.cid)
         with Progress("get", client.store.stat(cid).size) as progress:
             written = client.store.get(cid, target, progress=progress)
     show(
@@ -166,20 +185,20 @@ def _get(arguments: argparse.Namespace) -> None:
 
 def _cat(arguments: argparse.Namespace) -> None:
     with open_client(arguments) as client:
-        for piece in client.store.stream(client.store.resolve(arguments.cid)):
+        for piece in client.store.stream(_meant(client, arguments.cid)):
             sys.stdout.buffer.write(piece)
     sys.stdout.buffer.flush()
 
 
 def _ls(arguments: argparse.Namespace) -> None:
     with open_client(arguments) as client:
-        entries = client.store.ls(client.store.resolve(arguments.cid))
+        entries = client.store.ls(_meant(client, arguments.cid))
     value = [{"name": e.name, "cid": str(e.cid), "total_size": e.total_size} for e in entries]
     show(arguments, value, "\n".join(f"{e.cid}  {human_size(e.total_size):>10}  {e.name}" for e in entries))
 
 
 def _stat(arguments: argparse.Namespace) -> None:
     with open_client(arguments) as client:
-        stat = client.store.stat(client.store.resolve(arguments.cid))
+        stat = client.store.stat(_meant(client, arguments.cid))
     value = {"cid": str(stat.cid), "kind": stat.kind, "size": stat.size}
     show(arguments, value, table(("CID", "KIND", "SIZE"), [(stat.cid, stat.kind, human_size(stat.size))]))

@@ -276,8 +276,18 @@ def _config(arguments: argparse.Namespace) -> None:
         section, _, name = key.partition(".")
         rows.append((key, getattr(getattr(settings, section), name), origin))
     value = {key: {"value": value, "origin": origin} for key, value, origin in rows}
-    text = f"home = {settings.home}\n\n" + table(("SETTING", "VALUE", "FROM"), rows)
+    told = [(key, _setting(key, value), origin) for key, value, origin in rows]
+    text = f"home = {settings.home}\n\n" + table(("SETTING", "VALUE", "FROM"), told)
     show(arguments, {"home": str(settings.home), "settings": value}, text)
+
+
+def _setting(key: str, value: Any) -> str:
+    """A setting's value as text: lists with commas, and sizes beside their number of bytes."""
+    if isinstance(value, (tuple, list)):
+        return ", ".join(map(str, value)) or "-"
+    if key.endswith("_bytes") and value:
+        return f"{value} ({human_size(value)})"
+    return "-" if value is None or value == "" else str(value)
 
 
 def _quickstart(arguments: argparse.Namespace) -> int:

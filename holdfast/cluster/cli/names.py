@@ -1,4 +1,4 @@
-"""``names ls``, ``search``, ``history``, ``verify``, ``rename``, ``tag``, ``untag``."""
+"""``names ls``, ``search``, ``history``, ``verify``, ``rename``, ``rm``, ``tag``, ``untag``."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ examples:
   holdfast names search 'dig*' --tag stage=prod --metric 'accuracy>0.9'
   holdfast names tag digits@champion stage=prod --expected test
   holdfast names rename digits numbers
+  holdfast names rm digits:1.0.0
   holdfast names history digits
   holdfast names verify                              hash every change, and compare with the names
 """
@@ -44,6 +45,41 @@ examples:
   holdfast names tag digits:1.0.0 stage=prod
   holdfast names tag digits@champion stage=prod --expected test
 """
+_UNTAG_HELP = """\
+examples:
+  holdfast names untag digits:1.0.0 stage
+  holdfast names untag digits@champion stage --expected test
+"""
+_LS_HELP = """\
+examples:
+  holdfast names ls --kind dataset
+  holdfast names ls --at 2026-11-17T08:30
+"""
+_HISTORY_HELP = """\
+examples:
+  holdfast names history                             every change of the registry
+  holdfast names history digits --kind model
+"""
+_VERIFY_HELP = """\
+examples:
+  holdfast names verify
+  holdfast names verify --json
+"""
+_RENAME_HELP = """\
+Versions, aliases and tags go along. The old name then answers where they went.
+
+examples:
+  holdfast names rename digits numbers
+  holdfast names rename wine wines --kind dataset
+"""
+_RM_HELP = """\
+Removes names, with the aliases that point there. The bytes go with the next 'holdfast gc --yes', unless a pin, another name or a
+run keeps them.
+
+examples:
+  holdfast names rm digits:1.0.0
+  holdfast names rm digits-index --kind index --all
+"""
 _COMPARISON = re.compile(r"(.+?)(>=|<=|==|!=|>|<|=)(.+)")
 
 
@@ -56,14 +92,16 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     )
     verbs = names.add_subparsers(title="verbs", metavar="VERB", required=True)
 
-    def verb(name: str, run: Any, help_line: str, epilog: str = "") -> argparse.ArgumentParser:
+    def verb(
+        name: str, run: Any, help_line: str, epilog: str, *, aliases: tuple[str, ...] = ()
+    ) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = verbs.add_parser(
-            name, parents=[connected], help=help_line, epilog=epilog
+            name, aliases=aliases, parents=[connected], help=help_line, epilog=epilog
         )
         parser.set_defaults(run=run)
         return parser
 
-    listed = verb("ls", _ls, "every version of every name")
+    listed = verb("ls", _ls, "every version of every name", _LS_HELP, aliases=("list",))
     _add_kind(listed, None)
     _add_at(listed)
 
@@ -83,21 +121,28 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
     )
     _add_at(search)
 
-    history = verb("history", _history, "every change, newest first, and who made it")
+    history = verb("history", _history, "every change, newest first, and who made it", _HISTORY_HELP)
     history.add_argument("name", nargs="?", help="only of this name, and of those that it had before")
     _add_kind(history, None)
 
-    verb("verify", _verify, "hash every change, and compare the names with what the changes tell")
+    verb(
+        "verify", _verify, "hash every change, and compare the names with what the changes tell", _VERIFY_HELP
+    )
 
-    rename = verb("rename", _rename, "give all versions of a name another name")
+    rename = verb("rename", _rename, "give all versions of a name another name", _RENAME_HELP)
     rename.add_argument("old")
     rename.add_argument("new")
     _add_kind(rename, "model")
 
+    rm = verb("rm", _rm, "remove a version of a name, or the whole name", _RM_HELP)
+    rm.add_argument("name", help="name:1.0.0, or a name with --all")
+    rm.add_argument("--all", action="store_true", help="remove all versions of the name")
+    _add_kind(rm, "model")
+
     tag = verb("tag", _tag, "set a tag of a version", _TAG_HELP)
     tag.add_argument("ref", help="name:1.0.0, name@alias, or a name, whose newest version is meant")
     tag.add_argument("tag", metavar="KEY=VALUE")
-    untag = verb("untag", _untag, "remove a tag of a version")
+    untag = verb("untag", _untag, "remove a tag of a version", _UNTAG_HELP)
     untag.add_argument("ref", help="name:1.0.0, name@alias, or a name, whose newest version is meant")
     untag.add_argument("key")
     for parser in (tag, untag):
@@ -232,6 +277,18 @@ def _rename(arguments: argparse.Namespace) -> None:
         moved = client.names.rename(arguments.kind, arguments.old, arguments.new)
     text = f"{arguments.old} is {arguments.new} now: " + ", ".join(entry.version for entry in moved)
     show(arguments, [entry.to_json() for entry in moved], text)
+
+
+def _rm(arguments: argparse.Namespace) -> None:
+    name, colon, version = arguments.name.partition(":")
+    if not colon and not arguments.all:
+        raise InvalidInput(f"which version of {name}? Give {name}:VERSION, or --all for all of them")
+    if colon and arguments.all:
+        raise InvalidInput(f"{arguments.name} is one version: leave out --all")
+    with open_client(arguments) as client:
+        gone = client.names.unregister(arguments.kind, name, version if colon else None)
+    text = "\n".join(f"removed {entry.kind} {entry.name}:{entry.version}  {entry.cid}" for entry in gone)
+    show(arguments, [entry.to_json() for entry in gone], text)
 
 
 def _tag(arguments: argparse.Namespace) -> None:

@@ -101,45 +101,27 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, connected: argp
         epilog=_KEYS_HELP,
     )
     verbs = keys.add_subparsers(title="verbs", metavar="VERB", required=True)
-    listed = verbs.add_parser(
-        "list",
-        aliases=["ls"],
-        parents=[common],
-        help="all keys that have a name here",
-        epilog="examples:\n  holdfast keys list\n  holdfast keys ls --json\n",
-    )
+
+    def verb(name: str, help_line: str, *examples: str, **options: Any) -> argparse.ArgumentParser:
+        epilog = "\n".join(("examples:", *(f"  holdfast keys {name}{example}" for example in examples)))
+        parser: argparse.ArgumentParser = verbs.add_parser(
+            name, parents=[common], help=help_line, epilog=epilog, **options
+        )
+        return parser
+
+    listed = verb("list", "all keys that have a name here", "", " --json", aliases=["ls"])
     listed.set_defaults(run=_keys_list)
-    new = verbs.add_parser(
-        "new",
-        parents=[common],
-        help="make one more key of this home's own",
-        epilog="examples:\n  holdfast keys new release\n  holdfast sign digits:1.0.0 --key release\n",
-    )
+    new = verb("new", "make one more key of this home's own", " release")
     new.add_argument("name")
     new.set_defaults(run=_keys_new)
-    shown = verbs.add_parser(
-        "show",
-        parents=[common],
-        help="a public key, for others to trust",
-        epilog="examples:\n  holdfast keys show\n  holdfast keys show release\n",
-    )
+    shown = verb("show", "a public key, for others to trust", "", " release")
     shown.add_argument("name", nargs="?", default="user", help="default: user, which is made at first use")
     shown.set_defaults(run=_keys_show)
-    trust = verbs.add_parser(
-        "trust",
-        parents=[common],
-        help="trust somebody's key, and give it a name",
-        epilog="examples:\n  holdfast keys trust alice z6Mk...\n  holdfast verify digits@champion --require-signed-by alice\n",
-    )
+    trust = verb("trust", "trust somebody's key, and give it a name", " alice z6Mk...")
     trust.add_argument("name")
     trust.add_argument("key", help="as 'holdfast keys show' prints it: z6Mk...")
     trust.set_defaults(run=_keys_trust)
-    untrust = verbs.add_parser(
-        "untrust",
-        parents=[common],
-        help="trust a key no longer",
-        epilog="examples:\n  holdfast keys untrust alice\n",
-    )
+    untrust = verb("untrust", "trust a key no longer", " alice")
     untrust.add_argument("name")
     untrust.set_defaults(run=_keys_untrust)
 

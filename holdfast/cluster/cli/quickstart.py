@@ -182,7 +182,7 @@ def _steps(screen: _Screen, processes: _Processes, port: int) -> dict[str, Any]:
 
         with screen.step("search: neighbours of a digit it has not seen"):
             index = client.build_index("digits", corpus=dataset.cid, model=run.model, version="1.0.0")
-            screen.say("index", f"{index.cid}  {len(index)} vectors of {index.record.dim}")
+            screen.say("index", f"{index.cid}  {len(index):,} vectors of {index.record.dim}")
             found = index.search(data["test"]["image"][0], k=6)[0]
             label = int(data["test"]["label"][0])
             screen.say(
@@ -311,4 +311,3 @@ def _print_summary(screen: _Screen, summary: dict[str, Any]) -> None:
     )
     seconds = summary["seconds"]
     screen.say("seconds", ", ".join(f"{name} {value}" for name, value in seconds.items()))
-    screen.say("dashboard", summary["dashboard"].partition("?")[0])

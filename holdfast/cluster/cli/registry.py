@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.cluster.cli.output import Progress, open_client, show
 from holdfast.config import read_token
-from holdfast.errors import InvalidInput
+from holdfast.errors import Corrupt, InvalidInput
 from holdfast.sizes import human_size
 
 if TYPE_CHECKING:
@@ -29,6 +29,21 @@ examples:
   holdfast registry import digits.car --prefix partner-
   holdfast registry copy digits@champion --to http://10.0.0.1:7400 --to-token-file token
 """
+_EXPORT_HELP = """\
+examples:
+  holdfast registry export digits wine:1.0.0 -o digits.car
+  holdfast registry export --kind model -o models.car --bytes files     without the rows of datasets
+"""
+_IMPORT_HELP = """\
+examples:
+  holdfast registry import digits.car
+  holdfast registry import digits.car --rename digits=numbers
+"""
+_COPY_HELP = """\
+examples:
+  holdfast registry copy digits@champion --to http://10.0.0.1:7400 --to-token-file token
+  holdfast registry copy --kind dataset --to-home ~/.holdfast-2
+"""
 
 
 def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
@@ -37,17 +52,23 @@ def add_commands(commands: Any, connected: argparse.ArgumentParser) -> None:
         "registry", help="names with all that they stand for, as one CAR", epilog=_HELP
     )
     verbs = registry.add_subparsers(title="verbs", metavar="VERB", required=True)
-    export = verbs.add_parser("export", parents=[connected], help="write names and their blocks as one CAR")
+    export = verbs.add_parser(
+        "export", parents=[connected], help="write names and their blocks as one CAR", epilog=_EXPORT_HELP
+    )
     _add_choice(export, "default: the whole registry")
     export.add_argument("-o", "--output", metavar="FILE", required=True, help="the CAR")
     export.set_defaults(run=_export)
 
-    imports = verbs.add_parser("import", parents=[connected], help="take in what an archive holds")
+    imports = verbs.add_parser(
+        "import", parents=[connected], help="take in what an archive holds", epilog=_IMPORT_HELP
+    )
     imports.add_argument("car", help="an archive; - is standard input")
     _add_naming(imports)
     imports.set_defaults(run=_import)
 
-    copy = verbs.add_parser("copy", parents=[connected], help="names and their blocks to another registry")
+    copy = verbs.add_parser(
+        "copy", parents=[connected], help="names and their blocks to another registry", epilog=_COPY_HELP
+    )
     _add_choice(copy, "default: the whole registry")
     _add_naming(copy)
     where = copy.add_mutually_exclusive_group(required=True)
@@ -99,19 +120,22 @@ def _export(arguments: argparse.Namespace) -> None:
             amount=arguments.bytes,
             progress=progress,
         )
-    lines = [f"{name.kind:<8}  {name.name}:{name.version}  {name.cid}" for name in done.names]
+    lines = [f"{name.kind:<10}  {name.name}:{name.version}  {name.cid}" for name in done.names]
     lines.append(f"{arguments.output}  {human_size(done.size_bytes)}{_attested(done)}  {done.root}")
     show(arguments, done.to_json() | {"path": arguments.output}, "\n".join(lines))
 
 
 def _import(arguments: argparse.Namespace) -> None:
     with open_client(arguments) as client, Progress("import") as progress:
-        done = client.registry.import_from(
-            sys.stdin.buffer if arguments.car == "-" else arguments.car,
-            prefix=arguments.prefix,
-            rename=_renamed(arguments),
-            progress=progress,
-        )
+        try:
+            done = client.registry.import_from(
+                sys.stdin.buffer if arguments.car == "-" else arguments.car,
+                prefix=arguments.prefix,
+                rename=_renamed(arguments),
+                progress=progress,
+            )
+        except Corrupt as error:
+            raise Corrupt(f"{arguments.car}: {error}") from error
     _show(arguments, done)
 
 
@@ -136,16 +160,20 @@ def _copy(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace, done: Imported) -> None:
-    lines = [f"{entry.kind:<8}  {entry.name}:{entry.version}  {entry.cid}" for entry in done.entries]
+    lines = [f"{entry.kind:<10}  {entry.name}:{entry.version}  {entry.cid}" for entry in done.entries]
     lines += [f"{alias} points to another version here, and stays there" for alias in done.kept_aliases]
     if left := done.left_conversions:
         lines.append(
             f"{left} ONNX form{'s' * (left != 1)} of models that were here before left out: 'holdfast convert' makes them here"
         )
-    lines.append(
-        f"{done.new} of {len(done.entries)} versions are new, {human_size(done.new_bytes)} of new blocks{_attested(done)}"
-    )
+    lines.append(f"{_new(done)}, {human_size(done.new_bytes)} of new blocks{_attested(done)}")
     show(arguments, done.to_json(), "\n".join(lines))
+
+
+def _new(done: Imported) -> str:
+    if len(done.entries) == 1:
+        return f"the version is {'new' if done.new else 'known'}"
+    return f"{done.new} of {len(done.entries)} versions {'is' if done.new == 1 else 'are'} new"
 
 
 def _attested(done: Exported | Imported) -> str:

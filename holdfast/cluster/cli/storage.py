@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.cluster.cli.output import Progress, show, table
 from holdfast.config import load_settings, token_for
-from holdfast.errors import Conflict, Corrupt, NotFound
+from holdfast.errors import Conflict, Corrupt, InvalidInput, NotFound
 from holdfast.sizes import human_size
 
 if TYPE_CHECKING:
@@ -39,6 +39,22 @@ examples:
   holdfast pin add CID --name dataset-of-may     fetch it if need be, and keep it
   holdfast pin ls
   holdfast pin rm CID                            the next 'holdfast gc --yes' may remove it
+"""
+_PIN_ADD_HELP = """\
+examples:
+  holdfast pin add bafybei... --name dataset-of-may
+  holdfast pin add bafybei.../2026/cat.jpg
+"""
+_PIN_RM_HELP = """\
+The next 'holdfast gc --yes' may remove what nothing else keeps.
+
+examples:
+  holdfast pin rm bafybei...
+"""
+_PIN_LS_HELP = """\
+examples:
+  holdfast pin ls
+  holdfast pin ls --json
 """
 _FSCK_HELP = """\
 examples:
@@ -73,17 +89,21 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     """Add this module's commands."""
     pin = commands.add_parser("pin", help="keep content, or no longer", epilog=_PIN_HELP)
     verbs = pin.add_subparsers(title="verbs", metavar="VERB", required=True)
-    pin_add = verbs.add_parser("add", parents=[common], help="fetch a CID if need be, and keep it")
+    pin_add = verbs.add_parser(
+        "add", parents=[common], help="fetch a CID if need be, and keep it", epilog=_PIN_ADD_HELP
+    )
     pin_add.add_argument("cid", help="a CID, or <cid>/path/in/it")
     pin_add.add_argument("--name", default="", help="what it is, for you to remember")
     pin_add.add_argument(
         "--direct", action="store_true", help="keep the one block only, not what it links to"
     )
     pin_add.set_defaults(run=_pin_add)
-    pin_rm = verbs.add_parser("rm", parents=[common], help="keep a CID no longer")
+    pin_rm = verbs.add_parser("rm", parents=[common], help="keep a CID no longer", epilog=_PIN_RM_HELP)
     pin_rm.add_argument("cid")
     pin_rm.set_defaults(run=_pin_rm)
-    pin_ls = verbs.add_parser("ls", parents=[common], help="what is pinned")
+    pin_ls = verbs.add_parser(
+        "ls", aliases=["list"], parents=[common], help="what is pinned", epilog=_PIN_LS_HELP
+    )
     pin_ls.set_defaults(run=_pin_ls)
 
     gc = commands.add_parser("gc", parents=[common], help="remove what nothing keeps", epilog=_GC_HELP)
@@ -144,9 +164,23 @@ def _opened(arguments: argparse.Namespace) -> Iterator[ContentStore]:
         yield store
 
 
+@contextlib.contextmanager
+def _no_name(text: str) -> Iterator[None]:
+    """Tells who gives a name where a CID is wanted how to find that."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise InvalidInput(f"{error}; 'holdfast stat {text}' gives the CID of a name") from error
+
+
+def _resolved(store: ContentStore, text: str) -> Cid:
+    with _no_name(text):
+        return store.resolve(text)
+
+
 def _pin_add(arguments: argparse.Namespace) -> None:
     with _opened(arguments) as store:
-        cid = store.resolve(arguments.cid)
+        cid = _resolved(store, arguments.cid)
         with Progress("pin") as progress:
             store.pin(cid, recursive=not arguments.direct, name=arguments.name, progress=progress)
     show(arguments, {"cid": str(cid), "recursive": not arguments.direct, "name": arguments.name}, str(cid))
@@ -155,7 +189,8 @@ def _pin_add(arguments: argparse.Namespace) -> None:
 def _pin_rm(arguments: argparse.Namespace) -> None:
     from holdfast.storage.cid import Cid
 
-    cid = Cid.parse(arguments.cid)
+    with _no_name(arguments.cid):
+        cid = Cid.parse(arguments.cid)
     with _opened(arguments) as store:
         store.unpin(cid)
     show(arguments, {"cid": str(cid)}, str(cid))
@@ -186,7 +221,9 @@ def _gc(arguments: argparse.Namespace) -> None:
     settings = load_settings(arguments.home, storage__grace_s=arguments.grace)
     with open_collector(settings) as collector:
         if arguments.why:
-            ways = collector.why(Cid.parse(arguments.why))
+            with _no_name(arguments.why):
+                cid = Cid.parse(arguments.why)
+            ways = collector.why(cid)
             show(
                 arguments,
                 {"kept_by": ways},
@@ -207,7 +244,7 @@ def _gc(arguments: argparse.Namespace) -> None:
                     "kept",
                     f"{plan.kept_blocks:,}",
                     human_size(plan.kept_bytes),
-                    f"by {plan.roots} pins and names",
+                    "by pins, names, runs and history",
                 ),
                 (
                     "young",
@@ -272,7 +309,7 @@ def _export(arguments: argparse.Namespace) -> None:
     from holdfast.storage.formats.car import car_frames
 
     with _opened(arguments) as store, contextlib.ExitStack() as stack:
-        cid = store.resolve(arguments.cid)
+        cid = _resolved(store, arguments.cid)
         target = Path(arguments.output) if arguments.output else None
         if target is not None and target.exists():
             raise Conflict(f"{target} exists: choose another name, or remove it first")
@@ -312,7 +349,6 @@ def _import(arguments: argparse.Namespace) -> None:
                 raise NotFound(f"there is no file {path}")
             work = os.fsencode(path.resolve())
             stream, size = stack.enter_context(path.open("rb")), path.stat().st_size
-        reader = car_blocks(stream)
         blocks = 0
 
         def counted(progress: Progress) -> Iterator[tuple[Cid, Buffer]]:
@@ -322,9 +358,13 @@ def _import(arguments: argparse.Namespace) -> None:
                 progress(len(data))
                 yield cid, data
 
-        with Progress("import", size) as progress:
-            # With a name, the work goes on where it was interrupted, and the store holds little of each block in memory.
-            new = store.blocks.put_many(counted(progress), resume=b"import\0" + work)
+        try:
+            reader = car_blocks(stream)
+            with Progress("import", size) as progress:
+                # With a name, the work goes on where it was interrupted, and the store holds little of each block in memory.
+                new = store.blocks.put_many(counted(progress), resume=b"import\0" + work)
+        except Corrupt as error:
+            raise Corrupt(f"{arguments.car}: {error}") from error
         if not arguments.no_pin:
             for root in reader.roots:
                 store.pin(root)

@@ -17,6 +17,8 @@ __all__ = ["Difference", "Explanation", "differences"]
 
 _ABSENT = "nothing"
 _MAX_TEXT = 200
+FOLDED_FROM = 4
+"""So many fields that only one of two computations has are told in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +54,10 @@ class Explanation:
             return f"it was computed ({told}), but that is not signed as it must be: it is computed again"
         if self.verdict == "empty" or self.entry is None:
             return "nothing of the kind was computed before"
-        width = max(len(one.field) for one in self.differences)
+        shown = _folded(self.differences)
+        width = max(len(one.field) for one in shown)
         lines = [f"not the same as any before; the nearest gave {told}, and differs in"]
-        lines += [f"  {one.field.ljust(width)}  {one.stored} -> {one.asked}" for one in self.differences]
+        lines += [f"  {one.field.ljust(width)}  {one.stored} -> {one.asked}" for one in shown]
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -86,8 +89,37 @@ def differences(stored: Computation, asked: Computation) -> tuple[Difference, ..
     return tuple(
         Difference(path, _text(before, path), _text(now, path))
         for path in sorted(before.keys() | now.keys())
-        if path not in before or path not in now or not _same(before[path], now[path])
+        if (path not in before or path not in now or not _same(before[path], now[path]))
+        and not (_empty(before, path, now) or _empty(now, path, before))
     )
+
+
+def _empty(values: Mapping[str, Any], path: str, others: Mapping[str, Any]) -> bool:
+    """Whether ``path`` holds nothing in ``values``, so that what ``others`` have below it says all."""
+    return values.get(path) in ({}, []) and any(other.startswith(f"{path}.") for other in others)
+
+
+def _folded(found: tuple[Difference, ...]) -> list[Difference]:
+    """The same in fewer lines: fields of one mapping that only one of the two has stand in one."""
+    groups: dict[tuple[str, str, str, str], list[Difference]] = {}
+    for one in found:
+        above, _, _ = one.field.rpartition(".")
+        only_stored, only_asked = one.asked == _ABSENT, one.stored == _ABSENT
+        if above and (only_stored or only_asked):
+            key = (above, "", "" if only_stored else _ABSENT, _ABSENT if only_stored else "")
+        else:
+            key = ("", one.field, one.stored, one.asked)
+        groups.setdefault(key, []).append(one)
+    shown = []
+    for (above, *_), group in groups.items():
+        if len(group) < FOLDED_FROM:
+            shown += group
+            continue
+        names = ", ".join(one.field.removeprefix(f"{above}.") for one in group)
+        said = f"{len(group)} ({names})"
+        lost = group[0].asked == _ABSENT
+        shown.append(Difference(above, said if lost else _ABSENT, _ABSENT if lost else said))
+    return shown
 
 
 def _same(one: Any, other: Any) -> bool:

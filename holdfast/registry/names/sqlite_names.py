@@ -132,7 +132,7 @@ class SqliteNames(NameTable):
             if expected not in (UNCHECKED, current):
                 raise Conflict(
                     f"{kind} {name}@{alias} points to {current or 'nothing'}, not to {expected or 'nothing'}, so it was not "
-                    f"moved to {version}: somebody moved it; look again before you move it"
+                    f"moved to {version}: look again before you move it"
                 )
             if current != version:
                 made = {"op": "alias", "kind": kind, "name": name, "alias": alias, "version": version}
@@ -150,7 +150,7 @@ class SqliteNames(NameTable):
             if expected not in (UNCHECKED, current):
                 raise Conflict(
                     f"{kind} {name}@{alias} points to {current or 'nothing'}, not to {expected or 'nothing'}, so it was not "
-                    "removed: somebody moved it; look again before you remove it"
+                    "removed: look again before you remove it"
                 )
             if current is None:
                 raise self._not_found((kind,), Reference(name, alias=alias))
@@ -181,8 +181,8 @@ class SqliteNames(NameTable):
                     "no value" if each is None else repr(each) for each in (current, expected, value)
                 )
                 raise Conflict(
-                    f"the tag {key} of {kind} {name}:{version} has {said}, not {wanted}, so it did not get {new}: somebody "
-                    "changed it; look again before you change it"
+                    f"the tag {key} of {kind} {name}:{version} has {said}, not {wanted}, so it did not get {new}: look "
+                    "again before you change it"
                 )
             if current != value:
                 made = {"op": "tag", "kind": kind, "name": name, "version": version, "key": key}

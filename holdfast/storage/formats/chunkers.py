@@ -77,7 +77,8 @@ def chunker_named(text: str) -> Chunker:
     Raises:
         InvalidInput: There is no such chunker, or a size is impossible.
     """
-    kind, _, rest = _SHORT.get(text, text).partition("-")
+    name = _SHORT.get(text, text)
+    kind, _, rest = name.partition("-")
     try:
         if kind in ("safetensors", "parquet", "arrow"):
             from holdfast.storage.formats.format_chunkers import FormatChunker
@@ -85,7 +86,7 @@ def chunker_named(text: str) -> Chunker:
             return FormatChunker(
                 kind, _plain(rest) if rest.startswith("fastcdc") else FixedChunker(_size(rest))
             )
-        return _plain(f"{kind}-{rest}")
+        return _plain(name)
     except InvalidInput as error:
         raise InvalidInput(
             f"there is no chunker {text[:100]!r}: {error}; the forms are {', '.join(CHUNKER_FORMS)}"
