@@ -135,6 +135,7 @@ class Neighbour:
     row: int
     score: float
     values: dict[str, Any]
+    """By column: plain Python values, and arrays for tensors."""
 
 
 class CorpusIndex:
@@ -199,7 +200,7 @@ class CorpusIndex:
                 for index, group in enumerate(shard.groups):
                     if row < group.rows:
                         found = self.dataset.open_shard(shard).read_group(index).slice(row, 1)
-                        values = {name: column[0] for name, column in table_to_numpy(found).items()}
+                        values = {name: _plain(column[0]) for name, column in table_to_numpy(found).items()}
                         at = place - self._start_of(split)
                         return Neighbour(id=place, split=split, row=at, score=score, values=values)
                     row -= group.rows
@@ -208,3 +209,8 @@ class CorpusIndex:
     def _start_of(self, split: str) -> int:
         before = self.record.splits[: self.record.splits.index(split)]
         return sum(self.dataset.rows_in(name) for name in before)
+
+
+def _plain(value: Any) -> Any:
+    """A number or a text as Python's own; an array stays one."""
+    return value.item() if isinstance(value, np.generic) else value

@@ -172,6 +172,8 @@ def test_a_conversion_and_an_index_are_made_once_and_again_only_when_asked(clien
     assert worked == ["convert_model"]
     client.convert("scale", split="train")
     assert worked == ["convert_model", "convert_model"]
+    (nearest,) = index.search(ROWS["test"]["x"][0], k=1)[0]
+    assert {name: type(value) for name, value in nearest.values.items()} == {"x": np.ndarray, "id": int}
 
 
 def _output_of(client, record):
@@ -272,7 +274,10 @@ def test_an_archive_goes_by_command_from_home_to_home(client, user_code, tmp_pat
     assert run_cli("registry", "import", car, "--rename", "x", *other).returncode == 2
     damaged = tmp_path / "damaged.car"
     damaged.write_bytes((tmp_path / "scale.car").read_bytes()[:-100])
-    assert run_cli("registry", "import", str(damaged), "--home", str(tmp_path / "fourth")).returncode == 5
+    refused = run_cli("registry", "import", str(damaged), "--home", str(tmp_path / "fourth"))
+    assert (refused.returncode, str(damaged) in refused.stderr) == (5, True)
+    told = run_cli("registry", "import", car, "--rename", "scale=theirs", *other).stdout
+    assert "the version is known, " in told
 
 
 # ------------------------------------------------------------------------------------------- with a master
