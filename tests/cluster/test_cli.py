@@ -57,10 +57,11 @@ def test_a_master_that_is_not_there_is_named(tmp_path: Path):
     token.write_text("f" * 64)
     token.chmod(0o600)
     done = run_cli(
-        "worker", "--join", url, "--token-file", str(token), "--wait", "0", "--home", str(tmp_path / "w")
+        "worker", "--join", url, "--token-file", str(token), "--wait", "1", "--home", str(tmp_path / "w")
     )
     assert done.returncode == 6
     assert url in done.stderr
+    assert done.stderr.count("waiting for the master") == 1, "the same is said once"
 
 
 def test_two_daemons_cannot_share_a_home(tmp_path: Path):
