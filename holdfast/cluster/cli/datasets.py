@@ -79,16 +79,6 @@ examples:
   holdfast dataset split wine --name wine-split --stratify kind
   holdfast dataset split wine --name wine-split --split-column fold
 """
-_LS_HELP = """\
-examples:
-  holdfast dataset ls
-  holdfast dataset ls --json
-"""
-_SHOW_HELP = """\
-examples:
-  holdfast dataset show wine
-  holdfast dataset show wine:1.0.0 --split test --rows 20
-"""
 _RM_HELP = """\
 Removes names. The rows go with the next 'holdfast gc --yes', unless a pin, another name, a run or a newer version keeps them.
 
