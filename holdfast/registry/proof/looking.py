@@ -83,10 +83,9 @@ class Look:
             self._leaves |= {leaf: step for step, leaf in leaves if leaf not in self._met}
             return
         self._bring_near([link.cid for link in links])
+        before = 2 if kind == UnixFsType.HAMT_SHARD else 0  # the number of a bucket
         for link in links:
-            name = (link.name or "")[
-                2 if kind == UnixFsType.HAMT_SHARD else 0 :
-            ]  # a bucket's number stands before it
+            name = (link.name or "")[before:]
             self._visit((*path, name) if name else path, link.cid, first_leaves=first_leaves, depth=depth + 1)
 
     def _leaves_below(self, path: _Path, links: Sequence[PbLink], depth: int) -> Iterator[_Step]:
