@@ -534,6 +534,31 @@ def test_neighbours_that_lead_out_of_their_data_are_refused(registry, field):
         registry.load(changed(registry, model, set_field(field, 10**6)))
 
 
+def test_weights_of_a_distance_that_are_fewer_than_the_features_are_refused(registry):
+    from sklearn.neighbors import KNeighborsClassifier
+
+    X = np.random.RandomState(0).rand(40, 3)  # noqa: N806
+    weighted = {"algorithm": "ball_tree", "p": 3, "metric_params": {"w": np.arange(7.0, 10.0)}}
+    model = KNeighborsClassifier(**weighted).fit(X, X[:, 0] > X[:, 1])
+
+    def shorten(arrays, schema):
+        del schema
+        short = {name: array[:1] for name, array in arrays.items() if array.shape == (3,) and array[0] == 7}
+        assert short
+        arrays.update(short)
+
+    with pytest.raises(Corrupt, match="neighbours"):
+        registry.load(changed(registry, model, shorten))
+
+
+def test_a_type_is_not_called_by_a_partial(registry):
+    parts_of_it = {"args": several("tuple"), "kwds": mapping(), "namespace": mapping()}
+    func = node("numpy.number", "TypeNode")
+    cid = forged(registry, node("functools.partial", "PartialNode", content={"func": func, **parts_of_it}))
+    with pytest.raises(Corrupt, match="is no function"):
+        registry.load(cid)
+
+
 def test_the_manifest_s_other_facts_do_not_matter_for_what_is_checked(registry, store):
     cid = forged(registry, node("os.system", "FunctionNode"))
     record = load_record(store, cid, ModelRecord)
