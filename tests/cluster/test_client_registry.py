@@ -172,7 +172,7 @@ def test_a_conversion_and_an_index_are_made_once_and_again_only_when_asked(clien
     assert worked == ["convert_model"]
     client.convert("scale", split="train")
     assert worked == ["convert_model", "convert_model"]
-    (nearest,) = index.search(ROWS["test"]["x"][0], k=1)[0]
+    (nearest,) = index.search(np.ones(3, np.float32), k=1)[0]
     assert {name: type(value) for name, value in nearest.values.items()} == {"x": np.ndarray, "id": int}
 
 
