@@ -11,12 +11,15 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import anyio.from_thread
+import anyio.to_thread
 import pytest
 
 import holdfast
 from holdfast.cluster.daemon import read_announcement
-from holdfast.cluster.master import Master
+from holdfast.cluster.master import MASTER_ID, Master
+from holdfast.cluster.membership import HEARTBEAT_S
 from holdfast.cluster.processes import free_port, spawn, stop, tail
 from holdfast.config import load_settings, token_for
 from holdfast.errors import NotFound
@@ -71,11 +74,20 @@ def listening_master(home: Path) -> Iterator[tuple[Master, BlockingPortal]]:
     async def make() -> Master:
         return Master(load_settings(home, master__port=0))
 
+    async def beat() -> None:
+        while True:  # else it would be taken for dead in a test that is slow
+            master.members.heartbeat(MASTER_ID, **await anyio.to_thread.run_sync(master.holdings))
+            await anyio.sleep(HEARTBEAT_S)
+
     with anyio.from_thread.start_blocking_portal() as portal:
         master = portal.call(make)
         try:
             portal.call(master.listen)
-            yield master, portal
+            beating = portal.start_task_soon(beat)
+            try:
+                yield master, portal
+            finally:
+                beating.cancel()
         finally:
             portal.call(master.aclose)
 
