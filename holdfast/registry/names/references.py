@@ -18,6 +18,8 @@ __all__ = ["Reference", "checked_name", "checked_tag", "checked_version", "check
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _TITLE = re.compile(r"(?=.{1,128}$)[A-Za-z0-9][A-Za-z0-9._-]*(?:,? [A-Za-z0-9._-]+)*")
 """Words with a space, or a comma and a space, between them: still nothing else that a reference or a path could mean."""
+_OF_CIDS = {"conversion"}
+"""Kinds whose names are the CIDs of what they are forms of."""
 _TITLED = {"dataset"}
 """Kinds whose names may be several words; the others' are part of URLs."""
 _A = {"model": "a model", "index": "an index", "dataset": "a dataset", "conversion": "a conversion"}
@@ -90,6 +92,8 @@ def checked_name(kind: str, name: str) -> str:
         InvalidInput: It may not.
     """
     _checked(_TITLE if kind in _TITLED else _WORD, name, f"a name of a {kind}")
+    if kind in _OF_CIDS:
+        return name
     try:
         Cid.parse(name)
     except InvalidInput:
