@@ -167,8 +167,8 @@ class Client:
             on_event: Called with each event: reports of the function, workers that start and end.
 
         Raises:
-            InvalidInput: The function's source is not in a file, or several workers without a cluster.
-            Unavailable: The cluster is too small, or the training failed there.
+            InvalidInput: The function's source is not in a file, it failed on a cluster, or several workers without a cluster.
+            Unavailable: The cluster is too small, or lost what was running there.
         """
         spec = self._spec(
             function,

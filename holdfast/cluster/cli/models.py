@@ -11,7 +11,6 @@ from holdfast.cluster.cli.output import open_client, show, table
 from holdfast.cluster.processes import wait_for_signal
 from holdfast.config import load_settings, token_for
 from holdfast.errors import HoldfastError, InvalidInput
-from holdfast.registry.names.references import checked_name, checked_version, checked_word
 
 if TYPE_CHECKING:
     import argparse
@@ -249,6 +248,8 @@ def _check_naming(arguments: argparse.Namespace) -> None:
         if arguments.version or arguments.alias:
             raise InvalidInput("--version and --alias are of a name: say --name, too")
         return
+    from holdfast.registry.names.references import checked_name, checked_version, checked_word
+
     checked_name("model", arguments.name)
     if arguments.version:
         checked_version(arguments.version)
