@@ -24,6 +24,7 @@ FLOORS = {
     "holdfast.loop_thread": 0,
     "holdfast.sizes": 0,
     "holdfast.printable": 0,
+    "holdfast.whole_numbers": 0,
     "holdfast.storage": 1,
     "holdfast.registry": 2,
     "holdfast.training": 3,

@@ -14,7 +14,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import holdfast
 from holdfast.errors import InvalidInput
 from holdfast.registry.code import load_code
 from holdfast.registry.models.formats import manifest_of
@@ -107,7 +106,7 @@ def run_worker(
 def function_failure(error: Exception) -> InvalidInput:
     """What a training function raised, as one line that says where."""
     installed = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
-    own = str(Path(holdfast.__file__).parent)
+    own = str(Path(__file__).parents[1])
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
