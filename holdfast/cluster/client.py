@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from holdfast.cluster.archives import RegistryArchives
 from holdfast.cluster.backend import Backend, EmbeddedBackend, MasterBackend
 from holdfast.config import load_settings, read_token, token_for
-from holdfast.errors import Corrupt, Denied, InvalidInput
+from holdfast.errors import Corrupt, Denied
 from holdfast.registry.code import bundle_code
 from holdfast.registry.compute.results import computed
 from holdfast.registry.compute.training import training_computation
@@ -231,7 +232,7 @@ class Client:
         """
         from holdfast.inference.conversion import conversion_computation, convert_model, remember_conversion
 
-        cid = self._named("model", model)
+        cid = self.names.cid_of("model", model)
         self.models.check_signed(cid)
 
         def convert() -> Cid:
@@ -300,11 +301,8 @@ class Client:
         if known is None and not (self.signatures.required or require_signed_by):
             return self.convert(model)
         if known is not None:
-            try:
+            with suppress(Denied):
                 self.signatures.require(known[0], require_signed_by)
-            except Denied:
-                pass
-            else:
                 return known
         return convert_model(self.store, self.names, model)  # the cache, too, may tell a stranger's
 
@@ -336,7 +334,7 @@ class Client:
 
         conversion, record = self.convert(model, use_cache=use_cache)
         what: dict[str, Any] = {
-            "corpus": self._named("dataset", corpus),
+            "corpus": self.names.cid_of("dataset", corpus),
             "model": record.model,
             "conversion": conversion,
             "output": output,
@@ -359,7 +357,7 @@ class Client:
         """The index of a CID or a name, ready to search."""
         from holdfast.inference.search import CorpusIndex
 
-        return CorpusIndex(self.store, self._named("index", ref))
+        return CorpusIndex(self.store, self.names.cid_of("index", ref))
 
     def sign(self, ref: str | Cid, *, key: str = USER_KEY, claims: Mapping[str, Any] | None = None) -> Cid:
         """Vouch for a model (or any CID) and for everything that it links; gives the attestation's CID.
@@ -494,7 +492,7 @@ class Client:
     ) -> RunSpec:
         return RunSpec(
             code=bundle_code(self.store, function),
-            data=self._named("dataset", dataset),
+            data=self.names.cid_of("dataset", dataset),
             config=dict(config or {}),
             seed=seed,
             workers=workers,
@@ -506,15 +504,7 @@ class Client:
 
         ``dataset/wine`` is the dataset, also where a model has the same name.
         """
-        return self._named(None, ref)
-
-    def _named(self, kind: str | None, ref: str | Cid) -> Cid:
-        if isinstance(ref, Cid):
-            return ref
-        try:
-            return Cid.parse(ref)
-        except InvalidInput:
-            return self.names.resolve(kind, ref).cid
+        return self.names.cid_of(None, ref)
 
     def status(self) -> dict[str, Any]:
         """Nodes, names and runs, as plain values."""

@@ -266,10 +266,10 @@ class Master:
         except asyncio.CancelledError:
             self._end(run, RunState.CANCELLED, "cancelled")
         except Exception as error:
-            if not isinstance(error, HoldfastError):
-                log.exception("%s failed", run)
             if isinstance(error, HoldfastError):
                 await self.note(run, {"type": "failed", **error.to_json()})
+            else:
+                log.exception("%s failed", run)
             self._end(run, RunState.FAILED, str(error) or type(error).__name__)
         finally:
             async with self.changed:

@@ -31,7 +31,7 @@ class RemotePastNames(PastNames):
 
     Args:
         http: The master.
-        at: Seconds since 1970, or the CID of a commit, as text; None for now.
+        at: Seconds since 1970, or the CID of a commit, as text; None means the names of this moment.
     """
 
     def __init__(self, http: HttpClient, at: str | None = None) -> None:

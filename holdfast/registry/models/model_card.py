@@ -100,12 +100,7 @@ def card_of(store: ContentStore, names: Names, ref: str | Cid) -> str:
         NotFound: There is no such model, or nobody has its manifest or its files.
     """
     cid, called = names.meant("model", ref)
-    record = load_record(store, cid, ModelRecord)
-    given = _given(store, record)
-    if given is not None:
-        return given.decode(errors="replace")
-    facts = _Facts(store, names, cid, record, called)
-    return f"---\n{_yaml(facts.front_matter())}---\n\n{facts.body()}"
+    return _card(store, names, cid, load_record(store, cid, ModelRecord), called).decode(errors="replace")
 
 
 def read_card(text: str) -> dict[str, Any]:
@@ -146,9 +141,9 @@ def export_folder(
         Conflict: ``destination`` exists.
         NotFound: There is no such model, or a block is missing.
     """
-    cid, _ = names.meant("model", ref)
+    cid, called = names.meant("model", ref)
     record = load_record(store, cid, ModelRecord)
-    card = _given(store, record) or card_of(store, names, ref).encode()
+    card = _card(store, names, cid, record, called)
     target = Path(destination)
     if target.exists() or target.is_symlink():
         raise Conflict(f"{target} exists: choose another name, or remove it first")
@@ -163,6 +158,16 @@ def export_folder(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return sum(path.stat().st_size for path in target.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def _card(
+    store: ContentStore, names: Names, cid: Cid, record: ModelRecord, called: NameEntry | None
+) -> bytes:
+    given = _given(store, record)
+    if given is not None:
+        return given
+    facts = _Facts(store, names, cid, record, called)
+    return f"---\n{_yaml(facts.front_matter())}---\n\n{facts.body()}".encode()
 
 
 def _given(store: ContentStore, record: ModelRecord) -> bytes | None:

@@ -296,10 +296,7 @@ class ModelRegistry:
 
     def resolve(self, ref: str) -> Cid:
         """The manifest's CID of a reference, or of a CID's own text."""
-        try:
-            return Cid.parse(ref)
-        except InvalidInput:
-            return self._names.resolve(KIND, ref).cid
+        return self._names.cid_of(KIND, ref)
 
     def record(self, ref: str) -> ModelRecord:
         """The manifest of a reference."""

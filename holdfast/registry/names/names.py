@@ -139,12 +139,24 @@ class PastNames(Protocol):
             NotFound: As of :meth:`resolve`.
             InvalidInput: As of :meth:`resolve`.
         """
+        found = self._cid_or_entry(kind, ref)
+        return (found, self.name_of(found, kind)) if isinstance(found, Cid) else (found.cid, found)
+
+    def cid_of(self, kind: str | None, ref: str | Cid) -> Cid:
+        """The CID that a reference means, or that it is.
+
+        Raises:
+            NotFound: As of :meth:`resolve`.
+            InvalidInput: As of :meth:`resolve`.
+        """
+        found = self._cid_or_entry(kind, ref)
+        return found if isinstance(found, Cid) else found.cid
+
+    def _cid_or_entry(self, kind: str | None, ref: str | Cid) -> Cid | NameEntry:
         try:
-            cid = Cid.parse(str(ref))
+            return Cid.parse(str(ref))
         except InvalidInput:
-            entry = self.resolve(kind, str(ref))
-            return entry.cid, entry
-        return cid, self.name_of(cid, kind)
+            return self.resolve(kind, str(ref))
 
     def find(self, search: Search) -> list[NameEntry]:
         """The versions of which everything in ``search`` is true, newest last within a name."""
